@@ -1,0 +1,89 @@
+use std::{io, path::PathBuf};
+
+/// Why a server could not be started, stopped or reached. Its text is for the person at the terminal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A program is missing; the text names the one command that installs it.
+    #[error("{program} is not installed: run `{install}`")]
+    NotInstalled {
+        /// The missing program.
+        program: &'static str,
+        /// The command that installs it here.
+        install: String,
+    },
+    /// A program is there, but too old.
+    #[error("{program} {found} is too old: {needed} or later is needed")]
+    TooOld {
+        /// The program.
+        program: &'static str,
+        /// Its version.
+        found: String,
+        /// The oldest version that works.
+        needed: u32,
+    },
+    /// Kept data was written by a version of Postgres that is not installed.
+    #[error(
+        "{} was made by Postgres {version}, which is not installed: install that version, or remove the folder",
+        data.display()
+    )]
+    OtherVersion {
+        /// The data folder.
+        data: PathBuf,
+        /// The major version that made it.
+        version: u32,
+    },
+    /// Another instance uses the data folder.
+    #[error("{} is in use by another instance", .0.display())]
+    InUse(PathBuf),
+    /// The server ended, or hung, before it was ready.
+    #[error("{program} did not start: {reason}\n{log}")]
+    NotStarted {
+        /// The program.
+        program: &'static str,
+        /// What was seen of it.
+        reason: String,
+        /// The end of the server's own log.
+        log: String,
+    },
+    /// A client program of the server failed.
+    #[error("{program} failed: {message}")]
+    Client {
+        /// The program.
+        program: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// The server is not running.
+    #[error("{0} is not running")]
+    NotRunning(&'static str),
+    /// Started as root, and there is no unprivileged user to become.
+    #[error("{program} does not run as root, and this system has none of the users {users}")]
+    NoUser {
+        /// The program.
+        program: &'static str,
+        /// The users that would do.
+        users: String,
+    },
+    /// The certificates for TLS could not be made.
+    #[error("making the server's certificate")]
+    Certificate(#[source] rcgen::Error),
+    /// The operating system refused something.
+    #[error("{operation}")]
+    Io {
+        /// What was tried.
+        operation: String,
+        /// The refusal.
+        source: io::Error,
+    },
+}
+
+/// Names the operation that an [`io::Error`] came from.
+pub(crate) trait During<T> {
+    fn during(self, operation: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
+    fn during(self, operation: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { operation: operation(), source: source.into() })
+    }
+}

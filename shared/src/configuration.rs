@@ -1,0 +1,323 @@
+//! What the environment tells a function, read once at start into typed sections.
+//!
+//! A function names the sections that it needs. An absent or bad variable is named in the error, and the function does
+//! not start; only a throttle that cannot be read falls back to its default, with a warning.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use crate::domain::{rates::Rates, users::UserId};
+
+/// A variable that keeps a function from starting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigurationError {
+    /// The variable has no default and is not set.
+    #[error("{0} is not set")]
+    Absent(&'static str),
+    /// The variable is set to something that cannot be used. The value itself may be a secret and is not repeated.
+    #[error("{variable} {reason}")]
+    Bad {
+        /// The variable.
+        variable: &'static str,
+        /// What it must be.
+        reason: String,
+    },
+}
+
+/// Where variables come from: the process, or a table in a test.
+pub struct Environment {
+    lookup: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+}
+
+impl Environment {
+    /// The variables of this process.
+    pub fn of_process() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+        Self { lookup: Box::new(|name| std::env::var(name).ok()) }
+    }
+
+    /// Variables from a table.
+    pub fn of_table<const N: usize>(table: [(&'static str, &'static str); N]) -> Self {
+        Self {
+            lookup: Box::new(move |name| {
+                table.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            }),
+        }
+    }
+
+    /// Reads one section.
+    ///
+    /// # Errors
+    /// The first variable of the section that is absent or bad.
+    pub fn section<S: Section>(&self) -> Result<S, ConfigurationError> {
+        S::read(self)
+    }
+
+    /// An empty value counts as absent: that is what a template parameter with an empty default becomes.
+    fn text(&self, variable: &'static str) -> Option<String> {
+        (self.lookup)(variable).filter(|value| !value.is_empty())
+    }
+
+    fn required(&self, variable: &'static str) -> Result<String, ConfigurationError> {
+        self.text(variable).ok_or(ConfigurationError::Absent(variable))
+    }
+
+    fn number<T: FromStr + PartialOrd + fmt::Display + Copy>(
+        &self,
+        variable: &'static str,
+        default: T,
+        range: std::ops::RangeInclusive<T>,
+    ) -> Result<T, ConfigurationError> {
+        let Some(raw) = self.text(variable) else { return Ok(default) };
+        raw.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| ConfigurationError::Bad {
+            variable,
+            reason: format!("must be a whole number from {} to {}", range.start(), range.end()),
+        })
+    }
+
+    fn switch(&self, variable: &'static str) -> Result<bool, ConfigurationError> {
+        match self.text(variable).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(bad(variable, "must be true or false")),
+        }
+    }
+
+    fn rates(&self, variable: &'static str, default: &'static str) -> Rates {
+        let parse_default = || Rates::parse(default).expect("the default is a rate");
+        let Some(raw) = self.text(variable) else { return parse_default() };
+        Rates::parse(&raw).unwrap_or_else(|invalid| {
+            tracing::warn!(variable, %invalid, default, "a throttle cannot be read; the default holds");
+            parse_default()
+        })
+    }
+}
+
+fn bad(variable: &'static str, reason: &str) -> ConfigurationError {
+    ConfigurationError::Bad { variable, reason: reason.to_owned() }
+}
+
+/// A part of the configuration that a function may need.
+pub trait Section: Sized {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The first variable that is absent or bad.
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError>;
+}
+
+/// How Postgres is reached.
+pub struct PostgresSection {
+    /// `DATABASE_URL`.
+    pub options: sqlx::postgres::PgConnectOptions,
+}
+
+impl Section for PostgresSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        const VARIABLE: &str = "DATABASE_URL";
+        let options = environment.required(VARIABLE)?.parse();
+        let options = options.map_err(|_| bad(VARIABLE, "must be a postgres:// URL"))?;
+        Ok(Self { options })
+    }
+}
+
+/// How Redis is reached.
+pub struct RedisSection {
+    /// `REDIS_URL`: `redis://` or `rediss://`.
+    pub connection: redis::ConnectionInfo,
+    /// `REDIS_CLUSTER`: whether to speak the cluster protocol.
+    pub cluster: bool,
+    /// `REDIS_CA_FILE`: whom to trust instead of the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Section for RedisSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        const VARIABLE: &str = "REDIS_URL";
+        let connection = redis::IntoConnectionInfo::into_connection_info(environment.required(VARIABLE)?);
+        let connection = connection.map_err(|_| bad(VARIABLE, "must be a redis:// or rediss:// URL"))?;
+        let ca_file = environment.text("REDIS_CA_FILE").map(PathBuf::from);
+        Ok(Self { connection, cluster: environment.switch("REDIS_CLUSTER")?, ca_file })
+    }
+}
+
+/// Where connections are posted to.
+pub struct PushSection {
+    /// `CONNECTIONS_URL`: `https://{api}.execute-api.{region}.amazonaws.com/{stage}`.
+    pub connections_url: String,
+    /// `PUSH_BUDGET_MS`: how long pushes may delay an ack.
+    pub budget: Duration,
+}
+
+impl Section for PushSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        const VARIABLE: &str = "CONNECTIONS_URL";
+        let url = environment.required(VARIABLE)?;
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            return Err(bad(VARIABLE, "must be an https:// URL"));
+        }
+        let budget = environment.number("PUSH_BUDGET_MS", 1_000, 1..=20_000)?;
+        Ok(Self {
+            connections_url: url.trim_end_matches('/').to_owned(),
+            budget: Duration::from_millis(budget),
+        })
+    }
+}
+
+/// How long sessions last.
+pub struct SessionSection {
+    /// `SESSION_DAYS`: how long a session lives after its last use.
+    pub lifetime: Duration,
+}
+
+impl Section for SessionSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        const DAY_SECONDS: u64 = 24 * 60 * 60;
+        let days = environment.number("SESSION_DAYS", 7_u64, 1..=365)?;
+        Ok(Self { lifetime: Duration::from_secs(days * DAY_SECONDS) })
+    }
+}
+
+/// Throttles of the HTTP API.
+pub struct HttpThrottleSection {
+    /// `HTTP_THROTTLE`: sign-up and log-in, per address and per account.
+    pub rates: Rates,
+}
+
+impl Section for HttpThrottleSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        Ok(Self { rates: environment.rates("HTTP_THROTTLE", "20/minute") })
+    }
+}
+
+/// Throttles of the WebSocket API.
+pub struct WebsocketThrottleSection {
+    /// `WEBSOCKET_THROTTLE`: frames that are logged, per user.
+    pub rates: Rates,
+}
+
+impl Section for WebsocketThrottleSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        Ok(Self { rates: environment.rates("WEBSOCKET_THROTTLE", "10/second") })
+    }
+}
+
+/// Limits of connections.
+pub struct ConnectionSection {
+    /// `MAX_CONNECTIONS_PER_USER`.
+    pub most_per_user: usize,
+}
+
+impl Section for ConnectionSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        Ok(Self { most_per_user: environment.number("MAX_CONNECTIONS_PER_USER", 20, 1..=1_000)? })
+    }
+}
+
+/// Who may do what in this installation.
+pub struct PolicySection {
+    /// `ADMIN_USER_IDS`: user ids, with commas. Never e-mail addresses, which nobody has verified.
+    pub admins: BTreeSet<UserId>,
+    /// `ROOM_CREATION`: whether anyone may make rooms, or administrators only.
+    pub anyone_makes_rooms: bool,
+}
+
+impl Section for PolicySection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        const ADMINS: &str = "ADMIN_USER_IDS";
+        const CREATION: &str = "ROOM_CREATION";
+        let admins = environment.text(ADMINS).unwrap_or_default();
+        let admins = admins.split(',').map(str::trim).filter(|id| !id.is_empty()).map(UserId::parse);
+        let admins =
+            admins.collect::<Result<_, _>>().map_err(|_| bad(ADMINS, "must be user ids, with commas"))?;
+        let anyone_makes_rooms = match environment.text(CREATION).as_deref() {
+            None | Some("anyone") => true,
+            Some("admins") => false,
+            Some(_) => return Err(bad(CREATION, "must be anyone or admins")),
+        };
+        Ok(Self { admins, anyone_makes_rooms })
+    }
+}
+
+/// How the log looks.
+pub struct LogSection {
+    /// `LOG_LEVEL`: `trace`, `debug`, `info`, `warn` or `error`.
+    pub level: tracing::Level,
+    /// `LOG_FORMAT`: one JSON object a line, or text for people.
+    pub json: bool,
+}
+
+impl Section for LogSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        const LEVEL: &str = "LOG_LEVEL";
+        const FORMAT: &str = "LOG_FORMAT";
+        let level = environment.text(LEVEL).unwrap_or_else(|| "info".to_owned());
+        let level = level.parse().map_err(|_| bad(LEVEL, "must be trace, debug, info, warn or error"))?;
+        let json = match environment.text(FORMAT).as_deref() {
+            None | Some("json") => true,
+            Some("text") => false,
+            Some(_) => return Err(bad(FORMAT, "must be json or text")),
+        };
+        Ok(Self { level, json })
+    }
+}
+
+/// The address that a throttle counts: an IPv6 customer has a /64 at least, so one address of it says nothing.
+pub fn throttled_address(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused<S: Section, const N: usize>(table: [(&'static str, &'static str); N]) -> Option<String> {
+        Environment::of_table(table).section::<S>().err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_absent_or_bad_variable_is_named_and_its_value_is_not_repeated() {
+        assert_eq!(refused::<PostgresSection, 0>([]).as_deref(), Some("DATABASE_URL is not set"));
+        assert_eq!(
+            refused::<RedisSection, 1>([("REDIS_URL", "hunter2")]).as_deref(),
+            Some("REDIS_URL must be a redis:// or rediss:// URL")
+        );
+        assert_eq!(
+            refused::<SessionSection, 1>([("SESSION_DAYS", "0")]).as_deref(),
+            Some("SESSION_DAYS must be a whole number from 1 to 365")
+        );
+        assert_eq!(
+            refused::<PolicySection, 1>([("ADMIN_USER_IDS", "ada@example.com")]).as_deref(),
+            Some("ADMIN_USER_IDS must be user ids, with commas")
+        );
+        assert_eq!(
+            refused::<LogSection, 1>([("LOG_FORMAT", "xml")]).as_deref(),
+            Some("LOG_FORMAT must be json or text")
+        );
+    }
+
+    #[test]
+    fn a_throttle_that_cannot_be_read_means_the_default() {
+        let rates = |value| {
+            Environment::of_table([("WEBSOCKET_THROTTLE", value)])
+                .section::<WebsocketThrottleSection>()
+                .map(|section| section.rates.to_string())
+        };
+        assert_eq!(rates("often"), Ok("10/second".into()));
+        assert_eq!(rates(""), Ok("10/second".into()));
+        assert_eq!(rates("5/minute"), Ok("5/minute".into()));
+    }
+
+    #[test]
+    fn neighbours_in_an_ipv6_network_share_a_window() {
+        let window = |address: &str| throttled_address(address.parse().expect("is an address"));
+        assert_eq!(window("2001:db8:1:2::1"), window("2001:db8:1:2:ffff::9"));
+        assert_ne!(window("2001:db8:1:2::1"), window("2001:db8:1:3::1"));
+        assert_eq!(window("192.0.2.7"), "192.0.2.7");
+    }
+}

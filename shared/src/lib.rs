@@ -1,0 +1,22 @@
+//! What Banter's functions share.
+//!
+//! - [`domain`]: users, rooms, messages, rates; parsing newtypes and pure decisions. Knows no store, no clock.
+//! - [`protocol`]: every JSON body and frame.
+//! - [`postgres`]: users, sessions, rooms, members; all the SQL.
+//! - [`redis`]: tickets, connections, the rooms' logs, throttles; all the keys and scripts.
+//! - [`push`]: posting to connections, and forgetting those that are gone.
+//! - [`configuration`], [`telemetry`], [`error`]: what every function starts with and ends with.
+//!
+//! Nothing here knows an AWS Lambda event: that is the crate `lambda`.
+
+pub mod configuration;
+pub mod domain;
+pub mod error;
+pub mod postgres;
+pub mod protocol;
+pub mod push;
+pub mod redis;
+pub mod telemetry;
+pub mod token;
+
+pub use error::{Error, Result};
