@@ -45,6 +45,12 @@ pub enum Error {
         /// When the next one would pass. Exact, if nobody else uses the same window.
         retry_after: Duration,
     },
+    /// The user has as many connections as one may have.
+    #[error("You have {most} connections already; close one first")]
+    TooManyConnections {
+        /// The limit.
+        most: usize,
+    },
     /// A frame's `action` is none that exists.
     #[error("There is no such action")]
     UnknownAction,
@@ -107,7 +113,7 @@ impl Error {
             Self::NotFound(_) => "not_found",
             Self::Conflict(_) => "conflict",
             Self::TooLarge { .. } => "too_large",
-            Self::Throttled { .. } => "throttled",
+            Self::Throttled { .. } | Self::TooManyConnections { .. } => "throttled",
             Self::UnknownAction => "unknown_action",
             Self::NotJoined => "not_joined",
             Self::Unavailable { .. } => "unavailable",
@@ -125,7 +131,7 @@ impl Error {
             Self::Conflict(_) | Self::NotJoined => 409,
             Self::TooLarge { .. } => 413,
             Self::ValidationFailed(_) => 422,
-            Self::Throttled { .. } => 429,
+            Self::Throttled { .. } | Self::TooManyConnections { .. } => 429,
             Self::Internal { .. } => 500,
             Self::Unavailable { .. } => 503,
         }

@@ -12,6 +12,7 @@
 pub mod configuration;
 pub mod domain;
 pub mod error;
+pub mod identity;
 pub mod postgres;
 pub mod protocol;
 pub mod push;

@@ -1,0 +1,500 @@
+//! The rooms' logs, and who gets what is written there.
+
+use redis::{FromRedisValue, Value};
+
+use super::{Call, Redis, keys};
+use crate::{
+    domain::{
+        messages::{ConnectionId, EventId, Generation, Position},
+        rooms::RoomId,
+        users::UserId,
+    },
+    error::{Error, Result},
+    identity::Identity,
+    protocol::{
+        Author,
+        frames::{Event, EventBody},
+    },
+};
+use futures::future::{join_all, try_join_all};
+
+/// For how long a repeated send is known.
+const REPEAT_SECONDS: u64 = 24 * 60 * 60;
+/// For how long the head of a removed room stays, so that a join that was under way finds out: no function runs longer.
+const ENDED_SECONDS: u64 = 60 * 60;
+/// How many users who are in a room are named.
+const MOST_NAMED: usize = 200;
+
+/// From where a connection wants to read when it joins.
+#[derive(Debug, Clone)]
+pub enum Resume {
+    /// The newest events.
+    Newest,
+    /// Everything after what it has.
+    After {
+        /// The last position that it has.
+        position: Position,
+        /// The generation that the position is of, if it told.
+        generation: Option<Generation>,
+    },
+}
+
+/// What became of a join.
+#[derive(Debug)]
+pub enum JoinOutcome {
+    /// The connection is subscribed.
+    Joined(Joined),
+    /// Members were removed meanwhile: check the membership again, then join again.
+    Again,
+    /// The room is no more.
+    Ended,
+}
+
+/// What a connection finds when it joins.
+#[derive(Debug)]
+pub struct Joined {
+    /// The life of the room's log.
+    pub generation: Generation,
+    /// The newest position.
+    pub position: Option<Position>,
+    /// The events do not follow on from what the connection has.
+    pub reset: bool,
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// There are more: newer ones after a resume, older ones otherwise.
+    pub more: bool,
+    /// How many users are in the room.
+    pub online: u64,
+    /// Redis was found to have forgotten something: every subscriber must be told to read again.
+    pub forgotten: bool,
+}
+
+/// What became of an event.
+#[derive(Debug)]
+pub enum PostOutcome {
+    /// It is in the log.
+    Posted(Posted),
+    /// The connection has not joined the room.
+    NotJoined,
+}
+
+/// An event in the log.
+#[derive(Debug)]
+pub struct Posted {
+    /// Its place.
+    pub position: Position,
+    /// The place before it.
+    pub previous: Option<Position>,
+    /// With a repeat: what was logged the first time, unless it is gone from the log since.
+    pub repeated: Option<Option<EventBody>>,
+    /// The version of the subscribers.
+    pub version: String,
+    /// Who gets it, if that is not what the caller knows.
+    pub subscribers: SubscriberChange,
+    /// The life of the room's log.
+    pub generation: Generation,
+    /// Redis was found to have forgotten something: every subscriber must be told to read again.
+    pub forgotten: bool,
+}
+
+/// Whether the subscribers that a caller holds are current.
+#[derive(Debug)]
+pub enum SubscriberChange {
+    /// They are.
+    None,
+    /// They are not; these are.
+    All(Vec<Subscriber>),
+}
+
+/// A connection that gets what is written in a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscriber {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Whose it is.
+    pub user: UserId,
+}
+
+/// Where a page of history begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// At the newest event, backwards.
+    Newest,
+    /// Before this position, backwards.
+    Before(Position),
+    /// After this position, forwards.
+    After(Position),
+}
+
+/// A page of history, oldest first.
+#[derive(Debug)]
+pub struct LogPage {
+    /// The life of the room's log.
+    pub generation: Generation,
+    /// The events.
+    pub events: Vec<Event>,
+    /// There are older ones.
+    pub older: bool,
+    /// There are newer ones.
+    pub newer: bool,
+}
+
+/// What goes on in a room.
+#[derive(Debug)]
+pub struct RoomSummary {
+    /// The newest message.
+    pub last_message: Option<Event>,
+    /// How many users are in the room.
+    pub online: u64,
+}
+
+type Entries = Vec<(String, Vec<String>)>;
+
+impl Redis {
+    /// The version of the room's memberships: to be read before Postgres is asked, and handed to `join`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn access_version(&self, room: &RoomId) -> Result<String> {
+        let mut command = redis::cmd("HGET");
+        command.arg(keys::head(room)).arg("access");
+        let version: Option<String> = self.link.query(&command, "reading a room's access version").await?;
+        Ok(version.unwrap_or_default())
+    }
+
+    /// Subscribes a connection and reads what it missed, in one step. `access` is the version under which a membership
+    /// was checked; none where no membership is needed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn join(
+        &self,
+        room: &RoomId,
+        connection: &ConnectionId,
+        identity: &Identity,
+        access: Option<&str>,
+        resume: &Resume,
+        limit: usize,
+    ) -> Result<JoinOutcome> {
+        const OPERATION: &str = "joining a room";
+        self.note_room(connection, room).await?;
+        let (mode, position, generation) = match resume {
+            Resume::Newest => ("newest", String::new(), ""),
+            Resume::After { position, generation } => {
+                ("after", position.to_string(), generation.as_ref().map_or("", Generation::as_str))
+            }
+        };
+        let keys = [keys::head(room), keys::log(room), keys::subscribers(room), keys::online(room)];
+        let call = Call::of(&self.scripts.join, keys)
+            .arg(connection.as_str())
+            .arg(identity.user.to_string())
+            .arg(&identity.name)
+            .arg(fresh()?)
+            .arg(fresh()?)
+            .arg(access.unwrap_or("*"))
+            .arg(mode)
+            .arg(position)
+            .arg(generation)
+            .arg(limit);
+        let answer: Vec<Value> = self.run(call, OPERATION).await?;
+        let mut answer = Answer::new(answer, OPERATION);
+        let outcome: String = answer.next()?;
+        if outcome != "joined" {
+            self.forget_room(connection, room).await?;
+            return Ok(if outcome == "again" { JoinOutcome::Again } else { JoinOutcome::Ended });
+        }
+        Ok(JoinOutcome::Joined(Joined {
+            generation: Generation::from_store(answer.next()?),
+            position: answer.position()?,
+            reset: answer.flag()?,
+            events: answer.events(room)?,
+            more: answer.flag()?,
+            online: answer.next()?,
+            forgotten: answer.flag()?,
+        }))
+    }
+
+    /// Appends an event to a room's log, once: a repeat gets the place that the first had. `known` is the version of
+    /// the subscribers that the caller holds.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away: the event may be in the log or not, and the caller may repeat.
+    pub async fn post(
+        &self,
+        room: &RoomId,
+        connection: &ConnectionId,
+        body: &EventBody,
+        known: Option<&str>,
+    ) -> Result<PostOutcome> {
+        const OPERATION: &str = "posting an event";
+        let json = serde_json::to_string(body).map_err(|cause| Error::internal(OPERATION, cause))?;
+        let keys = [keys::head(room), keys::log(room), keys::subscribers(room), keys::sent(room, body.event)];
+        let call = Call::of(&self.scripts.post, keys)
+            .arg(connection.as_str())
+            .arg(json)
+            .arg(fresh()?)
+            .arg(known.unwrap_or_default())
+            .arg(REPEAT_SECONDS);
+        let answer: Vec<Value> = self.run(call, OPERATION).await?;
+        let mut answer = Answer::new(answer, OPERATION);
+        let outcome: String = answer.next()?;
+        if outcome == "not_joined" {
+            return Ok(PostOutcome::NotJoined);
+        }
+        let position = answer.required_position()?;
+        let previous = answer.position()?;
+        let first: Option<String> = answer.next()?;
+        let repeated = match outcome.as_str() {
+            "repeated" => Some(first.map(|body| parse_body(&body, OPERATION)).transpose()?),
+            _ => None,
+        };
+        Ok(PostOutcome::Posted(Posted {
+            position,
+            previous,
+            repeated,
+            version: answer.next()?,
+            subscribers: answer.subscribers()?,
+            generation: Generation::from_store(answer.next()?),
+            forgotten: answer.flag()?,
+        }))
+    }
+
+    /// Who gets what is written in a room.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn subscribers(&self, room: &RoomId) -> Result<Vec<Subscriber>> {
+        const OPERATION: &str = "reading a room's subscribers";
+        let mut command = redis::cmd("HGETALL");
+        command.arg(keys::subscribers(room));
+        let flat: Vec<(String, String)> = self.link.query(&command, OPERATION).await?;
+        flat.iter().map(|(connection, subscriber)| parse_subscriber(connection, subscriber, OPERATION)).collect()
+    }
+
+    /// Ends the subscription of one connection. Leaving a room that it has not joined is no error.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn leave(&self, room: &RoomId, connection: &ConnectionId) -> Result<()> {
+        self.unsubscribe(room, std::slice::from_ref(connection)).await?;
+        self.forget_room(connection, room).await
+    }
+
+    /// Ends subscriptions. Their `connection:…` sets keep the room, which does no harm: they go with the connection.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn unsubscribe(&self, room: &RoomId, connections: &[ConnectionId]) -> Result<()> {
+        let keys = [keys::head(room), keys::subscribers(room), keys::online(room)];
+        // ElastiCache Serverless takes at most 3,999 arguments.
+        for connections in connections.chunks(3_000) {
+            let connections: Vec<_> = connections.iter().map(ConnectionId::as_str).collect();
+            let call = Call::of(&self.scripts.leave, keys.clone()).arg(fresh()?).arg(connections);
+            let _: u64 = self.run(call, "leaving a room").await?;
+        }
+        Ok(())
+    }
+
+    /// Ends all subscriptions of a user who is a member no more, and makes a join that is under way check again. To be
+    /// called after Postgres has forgotten the member; safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn expel(&self, room: &RoomId, user: UserId) -> Result<()> {
+        let keys = [keys::head(room), keys::subscribers(room), keys::online(room)];
+        let call = Call::of(&self.scripts.expel, keys).arg(user.to_string()).arg(fresh()?);
+        self.forget_room_of_all(room, self.run(call, "expelling a member").await?).await
+    }
+
+    /// Removes a room. To be called after Postgres has; safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn end_room(&self, room: &RoomId) -> Result<()> {
+        let keys = [keys::head(room), keys::log(room), keys::subscribers(room), keys::online(room)];
+        let call = Call::of(&self.scripts.end_room, keys).arg(ENDED_SECONDS);
+        self.forget_room_of_all(room, self.run(call, "ending a room").await?).await
+    }
+
+    async fn forget_room_of_all(&self, room: &RoomId, connections: Vec<String>) -> Result<()> {
+        let connections: Vec<_> = connections.iter().map(|connection| ConnectionId::new(connection)).collect();
+        try_join_all(connections.iter().map(|connection| self.forget_room(connection, room))).await?;
+        Ok(())
+    }
+
+    /// Reads a page of history for somebody whose right to read was checked. A position of the future or of another
+    /// generation gives what is there, measured by it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn page(&self, room: &RoomId, cursor: Cursor, limit: usize) -> Result<LogPage> {
+        self.read_page(room, cursor, limit, "").await
+    }
+
+    /// Reads a page of history for a connection that has joined the room.
+    ///
+    /// # Errors
+    /// [`Error::NotJoined`] if it has not; [`Error::Unavailable`] if Redis is away.
+    pub async fn page_for(
+        &self,
+        connection: &ConnectionId,
+        room: &RoomId,
+        cursor: Cursor,
+        limit: usize,
+    ) -> Result<LogPage> {
+        self.read_page(room, cursor, limit, connection.as_str()).await
+    }
+
+    async fn read_page(&self, room: &RoomId, cursor: Cursor, limit: usize, connection: &str) -> Result<LogPage> {
+        const OPERATION: &str = "reading a room's history";
+        let (mode, position) = match cursor {
+            Cursor::Newest => ("newest", String::new()),
+            Cursor::Before(position) => ("before", position.to_string()),
+            Cursor::After(position) => ("after", position.to_string()),
+        };
+        let keys = [keys::head(room), keys::log(room), keys::subscribers(room)];
+        let call =
+            Call::of(&self.scripts.page, keys).arg(mode).arg(position).arg(limit).arg(fresh()?).arg(connection);
+        let answer: Vec<Value> = self.run(call, OPERATION).await?;
+        let mut answer = Answer::new(answer, OPERATION);
+        if answer.next::<String>()? == "not_joined" {
+            return Err(Error::NotJoined);
+        }
+        Ok(LogPage {
+            generation: Generation::from_store(answer.next()?),
+            events: answer.events(room)?,
+            older: answer.flag()?,
+            newer: answer.flag()?,
+        })
+    }
+
+    /// The newest position of each room that the connection has joined; none for a room that it has not. The inner
+    /// option is none while nothing was written in the room.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn peek(&self, connection: &ConnectionId, rooms: &[RoomId]) -> Result<Vec<Option<Option<Position>>>> {
+        const OPERATION: &str = "looking for news";
+        let peeks = rooms.iter().map(async |room| {
+            let call = Call::of(&self.scripts.peek, [keys::head(room), keys::subscribers(room)]).arg(connection.as_str());
+            let answer: Vec<Value> = self.run(call, OPERATION).await?;
+            let mut answer = Answer::new(answer, OPERATION);
+            let joined = answer.flag()?;
+            let last = answer.position()?;
+            Ok(joined.then_some(last))
+        });
+        try_join_all(peeks).await
+    }
+
+    /// What goes on in each of the rooms.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn room_summaries(&self, rooms: &[RoomId]) -> Result<Vec<RoomSummary>> {
+        const OPERATION: &str = "reading what goes on in a room";
+        let summaries = rooms.iter().map(async |room| {
+            let call = Call::of(&self.scripts.summary, [keys::log(room), keys::online(room)]);
+            let answer: Vec<Value> = self.run(call, OPERATION).await?;
+            let mut answer = Answer::new(answer, OPERATION);
+            Ok(RoomSummary { last_message: answer.events(room)?.pop(), online: answer.next()? })
+        });
+        join_all(summaries).await.into_iter().collect()
+    }
+
+    /// Who is in a room: the first 200 by name, and how many in all.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn online(&self, room: &RoomId) -> Result<(Vec<Author>, u64)> {
+        const OPERATION: &str = "reading who is in a room";
+        let mut command = redis::cmd("HGETALL");
+        command.arg(keys::online(room));
+        let flat: Vec<(String, String)> = self.link.query(&command, OPERATION).await?;
+        let count = flat.len() as u64;
+        let users = flat.into_iter().map(|(user, online)| {
+            let id = UserId::parse(&user).map_err(|cause| Error::internal(OPERATION, cause))?;
+            let (_, name) = online.split_once(' ').ok_or_else(|| Error::internal(OPERATION, "no name"))?;
+            Ok(Author { id, name: name.to_owned() })
+        });
+        let mut users = users.collect::<Result<Vec<_>>>()?;
+        users.sort_by(|a, b| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
+        users.truncate(MOST_NAMED);
+        Ok((users, count))
+    }
+}
+
+/// 64 random bits in hexadecimal: a new generation, or a new version, which so never repeats.
+fn fresh() -> Result<String> {
+    let bits = getrandom::u64().map_err(|cause| Error::internal("making a version", cause))?;
+    Ok(Generation::from_random(bits).as_str().to_owned())
+}
+
+fn parse_body(body: &str, operation: &'static str) -> Result<EventBody> {
+    serde_json::from_str(body).map_err(|cause| Error::internal(operation, cause))
+}
+
+fn parse_subscriber(connection: &str, subscriber: &str, operation: &'static str) -> Result<Subscriber> {
+    let user = subscriber.split(' ').next().unwrap_or_default();
+    let user = UserId::parse(user).map_err(|cause| Error::internal(operation, cause))?;
+    Ok(Subscriber { connection: ConnectionId::new(connection), user })
+}
+
+/// The parts of a script's answer, one after the other.
+struct Answer {
+    parts: std::vec::IntoIter<Value>,
+    operation: &'static str,
+}
+
+impl Answer {
+    fn new(parts: Vec<Value>, operation: &'static str) -> Self {
+        Self { parts: parts.into_iter(), operation }
+    }
+
+    fn next<T: FromRedisValue>(&mut self) -> Result<T> {
+        let part = self.parts.next().ok_or_else(|| Error::internal(self.operation, "the answer is too short"))?;
+        T::from_redis_value(part).map_err(|cause| Error::internal(self.operation, cause))
+    }
+
+    fn flag(&mut self) -> Result<bool> {
+        Ok(self.next::<u8>()? == 1)
+    }
+
+    fn position(&mut self) -> Result<Option<Position>> {
+        let raw: Option<String> = self.next()?;
+        let position = raw.filter(|raw| !raw.is_empty()).map(|raw| Position::parse(&raw)).transpose();
+        position.map_err(|cause| Error::internal(self.operation, cause))
+    }
+
+    fn required_position(&mut self) -> Result<Position> {
+        self.position()?.ok_or_else(|| Error::internal(self.operation, "a position is missing"))
+    }
+
+    fn events(&mut self, room: &RoomId) -> Result<Vec<Event>> {
+        let entries: Entries = self.next()?;
+        entries.iter().map(|(position, fields)| self.event(room, position, fields)).collect()
+    }
+
+    fn event(&self, room: &RoomId, position: &str, fields: &[String]) -> Result<Event> {
+        let [_, previous, _, body] = fields else {
+            return Err(Error::internal(self.operation, "an entry of the log has other fields"));
+        };
+        let parse = |raw: &str| Position::parse(raw).map_err(|cause| Error::internal(self.operation, cause));
+        let previous = (!previous.is_empty()).then(|| parse(previous)).transpose()?;
+        Ok(Event::new(room.clone(), parse(position)?, previous, parse_body(body, self.operation)?))
+    }
+
+    fn subscribers(&mut self) -> Result<SubscriberChange> {
+        let flat: Option<Vec<String>> = self.next()?;
+        let Some(flat) = flat else { return Ok(SubscriberChange::None) };
+        let subscribers = flat.chunks_exact(2).map(|pair| parse_subscriber(&pair[0], &pair[1], self.operation));
+        Ok(SubscriberChange::All(subscribers.collect::<Result<_>>()?))
+    }
+}
+
+/// Kept beside the keys that it names: the event that a client's repeat would make.
+impl EventBody {
+    /// The name of the event, for the throttle's memory of repeats.
+    pub fn repeatable(&self) -> Option<EventId> {
+        self.id.as_ref().map(|_| self.event)
+    }
+}

@@ -1,0 +1,6 @@
+-- Has this connection joined, and what was logged last?
+-- KEYS    1 head, 2 subscribers
+-- ARGV    1 connection
+-- answer  {1 if it has joined, last position or false}
+
+return {redis.call('HEXISTS', KEYS[2], ARGV[1]), redis.call('HGET', KEYS[1], 'last')}
