@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
 };
+use tempfile::TempDir;
 use tokio::process::Command;
 
 const KEEPER: &str = include_str!("keeper.sh");
@@ -31,10 +32,7 @@ impl RunFolder {
         // Root's TMPDIR may be a place of its own, too.
         let parent = if user.is_some() { PathBuf::from("/tmp") } else { std::env::temp_dir() };
         let operation = || format!("making a folder in {}", parent.display());
-        let folder = tempfile::Builder::new().prefix("banter-").tempdir_in(&parent).during(operation)?;
-        if let Some(user) = user {
-            user.own(folder.path())?;
-        }
+        let folder = private_folder("banter-", &parent, user)?;
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
             .arg(folder.path())
@@ -45,7 +43,8 @@ impl RunFolder {
             .stderr(Stdio::null())
             .spawn()
             .during(operation)?;
-        let lifeline = keeper.stdin.take().expect("standard input is piped").into_owned_fd().during(operation)?;
+        let lifeline =
+            keeper.stdin.take().expect("standard input is piped").into_owned_fd().during(operation)?;
         Ok(Self { path: folder.keep(), _lifeline: lifeline })
     }
 
@@ -66,31 +65,51 @@ impl RunFolder {
     }
 }
 
-/// The folder for data that is kept, made if it is not there. When `user` is another than the owner, `path` becomes a
-/// link to a place that `user` can reach; removing the link forgets the data.
+/// The folder for data that is kept, made if it is not there. Where `user` cannot reach `path`, that becomes a link to a
+/// place that `user` can reach; removing the link forgets the data.
 pub(crate) fn kept(path: &Path, user: Option<User>) -> Result<PathBuf, Error> {
     let operation = || format!("making the folder {}", path.display());
-    if fs::metadata(path).is_ok() {
-        return fs::canonicalize(path).during(operation);
+    if fs::metadata(path).is_err() {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).during(operation)?;
+        // A link that leads nowhere: somebody removed the data behind it.
+        if fs::symlink_metadata(path).is_ok() {
+            fs::remove_file(path).during(operation)?;
+        }
+        match user {
+            Some(user) if !is_open(&fs::canonicalize(parent).during(operation)?) => {
+                create_owned(Path::new(ROOT_DATA), None)?;
+                let prefix = format!("{}-", path.file_name().unwrap_or_default().to_string_lossy());
+                symlink(private_folder(&prefix, Path::new(ROOT_DATA), Some(user))?.keep(), path)
+                    .during(operation)?;
+            }
+            user => {
+                create_owned(path, user)?;
+                fs::set_permissions(path, Permissions::from_mode(0o700)).during(operation)?;
+            }
+        }
     }
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent).during(operation)?;
-    let Some(user) = user else {
-        fs::create_dir(path).during(operation)?;
-        fs::set_permissions(path, Permissions::from_mode(0o700)).during(operation)?;
-        return fs::canonicalize(path).during(operation);
-    };
-    fs::create_dir_all(ROOT_DATA).during(operation)?;
-    fs::set_permissions(ROOT_DATA, Permissions::from_mode(0o755)).during(operation)?;
-    let prefix = format!("{}-", path.file_name().unwrap_or_default().to_string_lossy());
-    let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(ROOT_DATA).during(operation)?;
-    user.own(folder.path())?;
-    // A link that leads nowhere: somebody removed the data behind it.
-    if fs::symlink_metadata(path).is_ok() {
-        fs::remove_file(path).during(operation)?;
+    fs::canonicalize(path).during(operation)
+}
+
+/// Whether every user can enter this folder.
+fn is_open(folder: &Path) -> bool {
+    folder
+        .ancestors()
+        .all(|folder| fs::metadata(folder).is_ok_and(|about| about.permissions().mode() & 0o001 != 0))
+}
+
+/// Makes a folder with a name of its own that is closed to other users.
+fn private_folder(prefix: &str, parent: &Path, user: Option<User>) -> Result<TempDir, Error> {
+    let folder = tempfile::Builder::new()
+        .prefix(prefix)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .during(|| format!("making a folder in {}", parent.display()))?;
+    if let Some(user) = user {
+        user.own(folder.path())?;
     }
-    symlink(folder.path(), path).during(operation)?;
-    Ok(folder.keep())
+    Ok(folder)
 }
 
 /// Makes a folder in a server's folder and gives it to the server's user.

@@ -1,10 +1,6 @@
 //! A server's own log, which is also the lock on its data.
 
-use crate::{
-    Error,
-    error::During,
-    process::LOOK_AGAIN,
-};
+use crate::{Error, error::During, process::LOOK_AGAIN};
 use std::{
     fs::{File, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt,
@@ -14,7 +10,7 @@ use std::{
 };
 
 /// How long the server of an owner that was just killed may take to end and leave its data to the next.
-const TAKE_OVER_LIMIT: Duration = Duration::from_secs(20);
+const TAKE_OVER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How much of a log is shown in an error, in lines.
 const TAIL_LINES: usize = 15;

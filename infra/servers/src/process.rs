@@ -7,7 +7,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     os::fd::OwnedFd,
     path::Path,
     process::{ExitStatus, Stdio},
@@ -68,12 +68,16 @@ impl Process {
             .spawn()
             .during(operation)?;
         // Taken out because waiting for a child closes its standard input first.
-        let lifeline = watchdog.stdin.take().expect("standard input is piped").into_owned_fd().during(operation)?;
+        let lifeline =
+            watchdog.stdin.take().expect("standard input is piped").into_owned_fd().during(operation)?;
         let mut line = String::new();
         let stdout = watchdog.stdout.take().expect("standard output is piped");
         BufReader::new(stdout).read_line(&mut line).await.during(operation)?;
         let Ok(pid) = line.trim().parse() else {
-            return Err(Error::Io { operation: operation(), source: std::io::Error::other("the watchdog ended") });
+            return Err(Error::Io {
+                operation: operation(),
+                source: std::io::Error::other("the watchdog ended"),
+            });
         };
         Ok(Self { pid: Pid::from_raw(pid), watchdog, _lifeline: lifeline })
     }
@@ -110,10 +114,8 @@ impl Process {
             send(*pid, Signal::SIGKILL)?;
         }
         self.wait().await?;
-        for pid in family {
-            while exists(pid) {
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
+        while processes()?.iter().any(|process| family.contains(&process.pid)) {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(())
     }
@@ -156,43 +158,51 @@ fn send(pid: Pid, signal: Signal) -> Result<(), Error> {
     }
 }
 
-fn exists(pid: Pid) -> bool {
-    kill(pid, None).is_ok()
-}
-
 /// The name of a signal as `kill -s` takes it everywhere.
 fn signal_name(signal: Signal) -> &'static str {
     signal.as_str().trim_start_matches("SIG")
 }
 
 /// The children of a process.
+fn children(parent: Pid) -> Result<Vec<Pid>, Error> {
+    Ok(processes()?
+        .into_iter()
+        .filter(|process| process.parent == parent)
+        .map(|process| process.pid)
+        .collect())
+}
+
+struct Running {
+    pid: Pid,
+    parent: Pid,
+}
+
+/// All processes that are not just waiting for their parent to notice their end: in a container without a proper first
+/// process they wait for ever.
 #[cfg(target_os = "linux")]
-fn children(parent: Pid) -> Result<Vec<Pid>, Error> {
-    let processes = std::fs::read_dir("/proc").during(|| "reading /proc".to_owned())?;
-    let is_child = |pid: &i32| {
+fn processes() -> Result<Vec<Running>, Error> {
+    let running = |pid: i32| {
         // "pid (name) state parent …"; the name may have spaces and brackets of its own.
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
-        fields.split(' ').nth(1).and_then(|field| field.parse().ok()) == Some(parent.as_raw())
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let state = fields.next()?;
+        let parent = Pid::from_raw(fields.next()?.parse().ok()?);
+        (state != "Z").then_some(Running { pid: Pid::from_raw(pid), parent })
     };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    Ok(pids.filter(is_child).map(Pid::from_raw).collect())
+    let entries = std::fs::read_dir("/proc").during(|| "reading /proc".to_owned())?;
+    Ok(entries.flatten().filter_map(|entry| running(entry.file_name().to_str()?.parse().ok()?)).collect())
 }
 
-/// The children of a process.
+/// All processes that are not just waiting for their parent to notice their end.
 #[cfg(not(target_os = "linux"))]
-fn children(parent: Pid) -> Result<Vec<Pid>, Error> {
-    let output = std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output();
-    let output = output.during(|| "running ps".to_owned())?.stdout;
-    let text = String::from_utf8_lossy(&output).into_owned();
-    let pairs = text.lines().filter_map(|line| {
-        let (pid, parent) = line.trim().split_once(' ')?;
-        Some((pid.parse().ok()?, parent.trim().parse().ok()?))
-    });
-    Ok(pairs.filter(|(_, of): &(i32, i32)| *of == parent.as_raw()).map(|(pid, _)| Pid::from_raw(pid)).collect())
-}
-
-/// A list of arguments of mixed kinds.
-pub(crate) fn arguments<'a>(arguments: impl IntoIterator<Item = &'a OsStr>) -> Vec<OsString> {
-    arguments.into_iter().map(OsStr::to_owned).collect()
+fn processes() -> Result<Vec<Running>, Error> {
+    let output = std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output();
+    let output = output.during(|| "running ps".to_owned())?;
+    let running = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let pid = Pid::from_raw(fields.next()?.parse().ok()?);
+        let parent = Pid::from_raw(fields.next()?.parse().ok()?);
+        (!fields.next()?.starts_with('Z')).then_some(Running { pid, parent })
+    };
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(running).collect())
 }

@@ -90,7 +90,8 @@ pub(crate) fn setpriv(user: Option<crate::user::User>) -> Result<Vec<Box<OsStr>>
         words.push(program.join("setpriv").into_os_string().into_boxed_os_str());
         words.extend(["--pdeathsig", "KILL"].map(|word| Box::from(OsStr::new(word))));
         if let Some(user) = user {
-            for word in [&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid), "--init-groups"] {
+            for word in [&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid), "--init-groups"]
+            {
                 words.push(Box::from(OsStr::new(word)));
             }
         }

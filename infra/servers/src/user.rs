@@ -27,6 +27,7 @@ impl User {
 
     /// Gives one file or folder to this user.
     pub(crate) fn own(self, path: &Path) -> Result<(), Error> {
-        chown(path, Some(self.uid), Some(self.gid)).during(|| format!("giving {} to the server's user", path.display()))
+        chown(path, Some(self.uid), Some(self.gid))
+            .during(|| format!("giving {} to the server's user", path.display()))
     }
 }
