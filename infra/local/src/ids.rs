@@ -113,7 +113,6 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,7 +137,9 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused() {
-        for bad in ["", "nope", "TWegAcC4EowCHnAA", "TWegAcC4EowCHn==", "TWegAcC4EowC/nA=", "TWegAcC4EowCHnA=="] {
+        for bad in
+            ["", "nope", "TWegAcC4EowCHnAA", "TWegAcC4EowCHn==", "TWegAcC4EowC/nA=", "TWegAcC4EowCHnA=="]
+        {
             assert_eq!(Id::parse(bad), None, "{bad}");
         }
     }
