@@ -103,6 +103,11 @@ impl Error {
         Self::Unauthorized("The session has ended; log in again")
     }
 
+    /// A log-in that failed. The same whether there is such an account or not.
+    pub const fn wrong_credentials() -> Self {
+        Self::Unauthorized("The e-mail address or the password is wrong")
+    }
+
     /// The stable code that clients switch on.
     pub const fn code(&self) -> &'static str {
         match self {

@@ -2,6 +2,7 @@
 //!
 //! - [`domain`]: users, rooms, messages, rates; parsing newtypes and pure decisions. Knows no store, no clock.
 //! - [`protocol`]: every JSON body and frame.
+//! - [`password`]: hashing.
 //! - [`postgres`]: users, sessions, rooms, members; all the SQL.
 //! - [`redis`]: tickets, connections, the rooms' logs, throttles; all the keys and scripts.
 //! - [`push`]: posting to connections, and forgetting those that are gone.
@@ -13,6 +14,7 @@ pub mod configuration;
 pub mod domain;
 pub mod error;
 pub mod identity;
+pub mod password;
 pub mod postgres;
 pub mod protocol;
 pub mod push;
