@@ -1,1 +1,200 @@
-//! tbd
+//! Posting to connections through the API Gateway management API, and forgetting those that are gone.
+
+use std::{error::Error as StdError, time::Duration};
+
+use aws_sdk_apigatewaymanagement::{
+    Client,
+    config::{retry::RetryConfig, timeout::TimeoutConfig},
+    error::SdkError,
+    operation::post_to_connection::PostToConnectionError,
+    primitives::Blob,
+};
+use futures::{StreamExt, future::join_all, stream};
+use tokio::time::Instant;
+
+use crate::{
+    configuration::PushSection,
+    domain::{messages::ConnectionId, rooms::RoomId, users::UserId},
+    error::Result,
+    redis::{Ended, Redis, Subscriber},
+};
+
+/// How many posts are under way at once: enough to hide a round trip of some milliseconds, few enough for a small
+/// function's memory and for the account's limit of requests.
+const WIDTH: usize = 64;
+/// Without a limit of our own a post can hang for minutes: the SDK has none.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// The first pause before a retry; each further one may be twice as long, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(320);
+
+/// The open connections, and how to reach them. One for the life of a function: it keeps its HTTP connections.
+#[derive(Clone)]
+pub struct Connections {
+    client: Client,
+    redis: Redis,
+    budget: Duration,
+}
+
+/// What became of a frame that was posted to many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// The gateway has taken it for so many connections.
+    pub delivered: usize,
+    /// So many connections are gone, and forgotten.
+    pub gone: usize,
+    /// So many could not be reached within the budget. Their clients notice the gap and read what they missed.
+    pub given_up: usize,
+}
+
+/// What became of one post.
+enum Post {
+    Delivered,
+    Gone,
+    GivenUp,
+}
+
+impl Connections {
+    /// Prepares the client; nothing is sent yet.
+    pub async fn new(redis: Redis, section: &PushSection) -> Self {
+        let config = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(ATTEMPT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .build();
+        let config = aws_sdk_apigatewaymanagement::config::Builder::from(&config)
+            .endpoint_url(&section.connections_url)
+            .timeout_config(timeouts)
+            // Retries are ours: they stop with the budget, and what is gone is not tried again.
+            .retry_config(RetryConfig::disabled())
+            .build();
+        Self { client: Client::from_conf(config), redis, budget: section.budget }
+    }
+
+    /// Posts one frame to many connections, side by side. Returns when each has it, is gone, or the budget is used up;
+    /// those that are gone are forgotten by then.
+    pub async fn push(&self, room: &RoomId, frame: &str, receivers: &[&Subscriber]) -> Delivery {
+        let deadline = Instant::now() + self.budget;
+        let posts = stream::iter(receivers).map(async |receiver: &&Subscriber| {
+            (*receiver, self.post(&receiver.connection, frame, deadline).await)
+        });
+        let mut delivery = Delivery::default();
+        let mut gone = Vec::new();
+        let mut posts = posts.buffer_unordered(WIDTH);
+        while let Some((receiver, post)) = posts.next().await {
+            match post {
+                Post::Delivered => delivery.delivered += 1,
+                Post::Gone => gone.push(receiver),
+                Post::GivenUp => delivery.given_up += 1,
+            }
+        }
+        delivery.gone = gone.len();
+        self.forget_gone(room, &gone).await;
+        if 0 < delivery.given_up {
+            tracing::warn!(room.id = %room, given_up = delivery.given_up, "some connections could not be reached in time");
+        }
+        delivery
+    }
+
+    /// Forgets and closes the connections of sessions that have ended. To be called after Postgres has forgotten the
+    /// sessions; safe to repeat. A connection that cannot be closed now is mute and deaf all the same.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] if Redis is away: then the connections may go on, and the call must be repeated.
+    pub async fn end_sessions(&self, user: UserId, ended: Ended<'_>) -> Result<()> {
+        let connections = self.redis.end_sessions(user, ended).await?;
+        for result in
+            join_all(connections.iter().map(|connection| self.forget_and_close(connection, user))).await
+        {
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a connection and closes it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] if Redis is away.
+    pub async fn forget_and_close(&self, connection: &ConnectionId, user: UserId) -> Result<()> {
+        let forgotten = self.redis.forget_connection(connection, user).await;
+        let closed = self.client.delete_connection().connection_id(connection.as_str()).send().await;
+        if let Err(error) = closed.map_err(SdkError::into_service_error)
+            && !error.is_gone_exception()
+        {
+            tracing::warn!(connection.id = %connection, cause = %chain(&error), "a connection could not be closed");
+        }
+        forgotten
+    }
+
+    async fn post(&self, connection: &ConnectionId, frame: &str, deadline: Instant) -> Post {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let attempt = self.client.post_to_connection().connection_id(connection.as_str());
+            let attempt = attempt.data(Blob::new(frame.as_bytes())).send();
+            let error = match tokio::time::timeout_at(deadline, attempt).await {
+                Ok(Ok(_)) => return Post::Delivered,
+                Ok(Err(error)) => error,
+                Err(_) => return Post::GivenUp,
+            };
+            match &error {
+                SdkError::ServiceError(refused) => match refused.err() {
+                    PostToConnectionError::GoneException(_) => return Post::Gone,
+                    PostToConnectionError::ForbiddenException(_)
+                    | PostToConnectionError::PayloadTooLargeException(_) => {
+                        tracing::error!(connection.id = %connection, cause = %chain(&error), "a post was refused for good");
+                        return Post::GivenUp;
+                    }
+                    _ => {
+                        tracing::debug!(connection.id = %connection, cause = %chain(&error), "a post was refused")
+                    }
+                },
+                _ => {
+                    tracing::debug!(connection.id = %connection, cause = %chain(&error), "a post has failed")
+                }
+            }
+            let jittered = jitter(pause);
+            if deadline <= Instant::now() + jittered {
+                return Post::GivenUp;
+            }
+            tokio::time::sleep(jittered).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// What is gone costs every message of the room a post until it is forgotten.
+    async fn forget_gone(&self, room: &RoomId, gone: &[&Subscriber]) {
+        if gone.is_empty() {
+            return;
+        }
+        let connections: Vec<_> = gone.iter().map(|subscriber| subscriber.connection.clone()).collect();
+        let unsubscribed = self.redis.unsubscribe(room, &connections).await;
+        let forgotten = stream::iter(gone)
+            .map(|subscriber| self.redis.forget_connection(&subscriber.connection, subscriber.user))
+            .buffer_unordered(WIDTH)
+            .collect::<Vec<_>>();
+        for result in std::iter::once(unsubscribed).chain(forgotten.await) {
+            if let Err(error) = result {
+                // The next message of the room finds them again.
+                tracing::warn!(room.id = %room, cause = error.cause_chain(), "connections that are gone could not be forgotten");
+                return;
+            }
+        }
+    }
+}
+
+/// "Full jitter": between nothing and the pause, so that those who failed together do not come back together.
+fn jitter(pause: Duration) -> Duration {
+    let fraction = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+    pause.mul_f64(fraction)
+}
+
+fn chain(error: &dyn StdError) -> String {
+    let mut chain = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        chain.push_str(": ");
+        chain.push_str(&next.to_string());
+        cause = next.source();
+    }
+    chain
+}

@@ -13,7 +13,10 @@ mod tickets;
 use redis::FromRedisValue;
 
 pub use connections::{Admission, Ended};
-pub use rooms::{Cursor, JoinOutcome, Joined, LogPage, PostOutcome, Posted, Resume, RoomSummary, Subscriber, SubscriberChange};
+pub use rooms::{
+    Cursor, JoinOutcome, Joined, LogPage, PostOutcome, Posted, Resume, RoomSummary, Subscriber,
+    SubscriberChange,
+};
 
 use crate::{
     configuration::{ConfigurationError, RedisSection},

@@ -9,7 +9,10 @@ use crate::configuration::{ConfigurationError, Environment, LogSection};
 /// # Errors
 /// `LOG_LEVEL` or `LOG_FORMAT` cannot be read.
 pub fn start(environment: &Environment) -> Result<(), ConfigurationError> {
-    let LogSection { level, json } = environment.section()?;
+    let section = environment.section();
+    // A log that cannot be configured is started all the same: the reason has to go somewhere.
+    let (level, json) =
+        section.as_ref().map_or((tracing::Level::INFO, true), |LogSection { level, json }| (*level, *json));
     let ours = [
         "authorize",
         "banter",
@@ -43,5 +46,5 @@ pub fn start(environment: &Environment) -> Result<(), ConfigurationError> {
     } else {
         registry.with(layer.with_target(false)).try_init()
     };
-    Ok(())
+    section.map(|_| ())
 }

@@ -1,1 +1,142 @@
-//! tbd
+//! `$default`: every frame that a client sends.
+//!
+//! A frame is parsed, admitted (is this connection still known, is there room in its throttle), done, and replied to.
+//! A send costs two round trips to Redis, whatever the room's size: `admit` and `post`. Postgres is asked by `join`
+//! only, and for connections that Redis has forgotten.
+
+mod actions;
+mod frame;
+mod subscribers;
+
+use std::{num::NonZeroU32, time::Duration};
+
+use lambda::{
+    Fatal,
+    access::Access,
+    websocket::{Answer, Event},
+};
+use shared::{
+    Error, Result,
+    configuration::{
+        Environment, PostgresSection, PushSection, RedisSection, SessionSection, WebsocketThrottleSection,
+    },
+    domain::{messages::ConnectionId, rates::Rates},
+    identity::Identity,
+    postgres::Postgres,
+    protocol::{
+        Failure,
+        frames::{Referenced, Reply},
+    },
+    push::Connections,
+    redis::{Admission, Redis},
+};
+
+use actions::Action;
+use frame::Frame;
+use subscribers::SubscriberCache;
+
+/// How much wider the window is of the actions that are neither logged nor pushed.
+const OTHERS_FACTOR: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+
+/// What the function needs, built once.
+pub struct App {
+    postgres: Postgres,
+    redis: Redis,
+    connections: Connections,
+    subscribers: SubscriberCache,
+    session_lifetime: Duration,
+    logged_rates: Rates,
+    other_rates: Rates,
+}
+
+impl App {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// A variable is absent or bad.
+    pub async fn from_env(environment: &Environment) -> Result<Self, Fatal> {
+        let redis = Redis::new(&environment.section::<RedisSection>()?)?;
+        let rates = environment.section::<WebsocketThrottleSection>()?.rates;
+        Ok(Self {
+            postgres: Postgres::new(&environment.section::<PostgresSection>()?),
+            connections: Connections::new(redis.clone(), &environment.section::<PushSection>()?).await,
+            redis,
+            subscribers: SubscriberCache::default(),
+            session_lifetime: environment.section::<SessionSection>()?.lifetime,
+            other_rates: rates.widened(OTHERS_FACTOR),
+            logged_rates: rates,
+        })
+    }
+}
+
+/// Who sent a frame, from where, and under which id the log holds it.
+struct Speaker {
+    identity: Identity,
+    connection: ConnectionId,
+    request_id: String,
+}
+
+/// Handles one frame and replies to it. A bad frame is replied to like any other: it never closes the connection.
+pub async fn handle(app: &App, event: Event, access: &mut Access) -> Answer {
+    let Frame { reference, action } = Frame::parse(event.body.as_bytes());
+    if let Ok(action) = &action {
+        access.action = Some(action.name());
+        access.room = action.room().map(ToString::to_string);
+    }
+    let request_id = event.request_id.clone();
+    let reply = reply(app, event, action).await.unwrap_or_else(|error| {
+        access.log_cause(&error);
+        Reply::Error(Failure::new(&error, &request_id))
+    });
+    Answer::reply(Referenced { reply, reference })
+}
+
+async fn reply(app: &App, event: Event, action: Result<Action>) -> Result<Reply> {
+    let identity = event.identity.ok_or(Error::no_session())?;
+    let speaker = Speaker { identity, connection: event.connection, request_id: event.request_id };
+    // What cannot be parsed is counted too: nonsense is no way around the throttle.
+    admit(app, &speaker, action.as_ref().ok()).await?;
+    action?.apply(app, &speaker).await
+}
+
+async fn admit(app: &App, speaker: &Speaker, action: Option<&Action>) -> Result<()> {
+    if count(app, speaker, action).await? == Admission::Unknown {
+        recall(app, speaker).await?;
+        if count(app, speaker, action).await? == Admission::Unknown {
+            return Err(Error::session_ended());
+        }
+    }
+    Ok(())
+}
+
+async fn count(app: &App, speaker: &Speaker, action: Option<&Action>) -> Result<Admission> {
+    let Speaker { identity, connection, .. } = speaker;
+    match action {
+        Some(Action::Send(send)) => {
+            let repeatable = send.repeatable(identity.user);
+            app.redis.admit(connection, identity.user, "logged", &app.logged_rates, repeatable).await
+        }
+        _ => app.redis.admit(connection, identity.user, "other", &app.other_rates, None).await,
+    }
+}
+
+/// Redis does not know the connection: either its session has ended, or Redis was lost. Postgres knows which.
+///
+/// The connection is recorded before Postgres is asked, for the same reason as in `connect`: whoever ends the session
+/// meanwhile either sees the record or has deleted the session already.
+async fn recall(app: &App, speaker: &Speaker) -> Result<()> {
+    let Speaker { identity, connection, .. } = speaker;
+    // The limit was kept when the connection was opened; Redis losing its data is no reason to close anybody's.
+    app.redis.record_connection(connection, identity, usize::MAX >> 16).await?;
+    match app.postgres.session(&identity.session, app.session_lifetime).await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => {
+            app.connections.forget_and_close(connection, identity.user).await?;
+            Err(Error::session_ended())
+        }
+        Err(error) => {
+            app.redis.forget_connection(connection, identity.user).await?;
+            Err(error)
+        }
+    }
+}

@@ -45,7 +45,12 @@ impl Redis {
     ///
     /// # Errors
     /// [`Error::Throttled`] if the user has `most` connections already; [`Error::Unavailable`] if Redis is away.
-    pub async fn record_connection(&self, connection: &ConnectionId, identity: &Identity, most: usize) -> Result<()> {
+    pub async fn record_connection(
+        &self,
+        connection: &ConnectionId,
+        identity: &Identity,
+        most: usize,
+    ) -> Result<()> {
         let call = Call::of(&self.scripts.record_connection, [keys::user_connections(identity.user)])
             .arg(connection.as_str())
             .arg(identity.session.to_string())
@@ -77,7 +82,8 @@ impl Redis {
             .arg(u8::from(repeatable.is_some()))
             .arg(UNCOUNTED_REPEATS)
             .arg(UNCOUNTED_SECONDS);
-        let (outcome, wait_us): (String, u64) = self.run(throttle::limits(call, rates), "admitting a frame").await?;
+        let (outcome, wait_us): (String, u64) =
+            self.run(throttle::limits(call, rates), "admitting a frame").await?;
         throttle::refuse(wait_us)?;
         Ok(if outcome == "unknown" { Admission::Unknown } else { Admission::Admitted })
     }
@@ -93,7 +99,8 @@ impl Redis {
             Ended::All => ("but", [].as_slice()),
         };
         let sessions: Vec<_> = sessions.iter().map(ToString::to_string).collect();
-        let call = Call::of(&self.scripts.end_sessions, [keys::user_connections(user)]).arg(mode).arg(sessions);
+        let call =
+            Call::of(&self.scripts.end_sessions, [keys::user_connections(user)]).arg(mode).arg(sessions);
         let connections: Vec<String> = self.run(call, "ending sessions").await?;
         Ok(connections.iter().map(|connection| ConnectionId::new(connection)).collect())
     }
@@ -123,7 +130,8 @@ impl Redis {
         let key = keys::connection(connection);
         let rooms: Vec<String> = self.link.query(redis::cmd("SMEMBERS").arg(&key), OPERATION).await?;
         let rooms: Vec<_> = rooms.into_iter().map(RoomId::from_store).collect();
-        try_join_all(rooms.iter().map(|room| self.unsubscribe(room, std::slice::from_ref(connection)))).await?;
+        try_join_all(rooms.iter().map(|room| self.unsubscribe(room, std::slice::from_ref(connection))))
+            .await?;
         // Last, so that a repeat after a failure still finds the rooms.
         let _: u64 = self.link.query(redis::cmd("DEL").arg(&key), OPERATION).await?;
         let mut command = redis::cmd("HDEL");

@@ -51,7 +51,8 @@ impl Link {
             reason: format!("cannot be read: {error}"),
         })?;
         let certificates = certificates.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
-        let link = if section.cluster { cluster(section, certificates) } else { single(section, certificates) };
+        let link =
+            if section.cluster { cluster(section, certificates) } else { single(section, certificates) };
         link.map_err(|error| ConfigurationError::Bad {
             variable: "REDIS_URL",
             // The error's own text could hold the URL, and that a password.
@@ -65,7 +66,11 @@ impl Link {
     }
 
     /// Runs the commands of a pipeline in one round trip; all their keys carry one hash tag.
-    pub(super) async fn run_pipeline(&self, pipeline: &redis::Pipeline, operation: &'static str) -> Result<()> {
+    pub(super) async fn run_pipeline(
+        &self,
+        pipeline: &redis::Pipeline,
+        operation: &'static str,
+    ) -> Result<()> {
         let answer = match self.try_run_pipeline(pipeline).await {
             Err(error) if error.is_connection_dropped() => self.try_run_pipeline(pipeline).await,
             answer => answer,
@@ -127,7 +132,9 @@ fn cluster(section: &RedisSection, certificates: Option<TlsCertificates>) -> Red
 pub(super) fn failed(operation: &'static str, cause: RedisError) -> Error {
     use redis::{ErrorKind, ServerErrorKind};
     match cause.kind() {
-        ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::NoSub | ServerErrorKind::NotBusy)
+        ErrorKind::Server(
+            ServerErrorKind::ResponseError | ServerErrorKind::NoSub | ServerErrorKind::NotBusy,
+        )
         | ErrorKind::Extension
         | ErrorKind::UnexpectedReturnType
         | ErrorKind::Parse => Error::internal(operation, cause),

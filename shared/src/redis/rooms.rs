@@ -268,7 +268,9 @@ impl Redis {
         let mut command = redis::cmd("HGETALL");
         command.arg(keys::subscribers(room));
         let flat: Vec<(String, String)> = self.link.query(&command, OPERATION).await?;
-        flat.iter().map(|(connection, subscriber)| parse_subscriber(connection, subscriber, OPERATION)).collect()
+        flat.iter()
+            .map(|(connection, subscriber)| parse_subscriber(connection, subscriber, OPERATION))
+            .collect()
     }
 
     /// Ends the subscription of one connection. Leaving a room that it has not joined is no error.
@@ -317,7 +319,8 @@ impl Redis {
     }
 
     async fn forget_room_of_all(&self, room: &RoomId, connections: Vec<String>) -> Result<()> {
-        let connections: Vec<_> = connections.iter().map(|connection| ConnectionId::new(connection)).collect();
+        let connections: Vec<_> =
+            connections.iter().map(|connection| ConnectionId::new(connection)).collect();
         try_join_all(connections.iter().map(|connection| self.forget_room(connection, room))).await?;
         Ok(())
     }
@@ -345,7 +348,13 @@ impl Redis {
         self.read_page(room, cursor, limit, connection.as_str()).await
     }
 
-    async fn read_page(&self, room: &RoomId, cursor: Cursor, limit: usize, connection: &str) -> Result<LogPage> {
+    async fn read_page(
+        &self,
+        room: &RoomId,
+        cursor: Cursor,
+        limit: usize,
+        connection: &str,
+    ) -> Result<LogPage> {
         const OPERATION: &str = "reading a room's history";
         let (mode, position) = match cursor {
             Cursor::Newest => ("newest", String::new()),
@@ -353,8 +362,12 @@ impl Redis {
             Cursor::After(position) => ("after", position.to_string()),
         };
         let keys = [keys::head(room), keys::log(room), keys::subscribers(room)];
-        let call =
-            Call::of(&self.scripts.page, keys).arg(mode).arg(position).arg(limit).arg(fresh()?).arg(connection);
+        let call = Call::of(&self.scripts.page, keys)
+            .arg(mode)
+            .arg(position)
+            .arg(limit)
+            .arg(fresh()?)
+            .arg(connection);
         let answer: Vec<Value> = self.run(call, OPERATION).await?;
         let mut answer = Answer::new(answer, OPERATION);
         if answer.next::<String>()? == "not_joined" {
@@ -373,10 +386,15 @@ impl Redis {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
-    pub async fn peek(&self, connection: &ConnectionId, rooms: &[RoomId]) -> Result<Vec<Option<Option<Position>>>> {
+    pub async fn peek(
+        &self,
+        connection: &ConnectionId,
+        rooms: &[RoomId],
+    ) -> Result<Vec<Option<Option<Position>>>> {
         const OPERATION: &str = "looking for news";
         let peeks = rooms.iter().map(async |room| {
-            let call = Call::of(&self.scripts.peek, [keys::head(room), keys::subscribers(room)]).arg(connection.as_str());
+            let call = Call::of(&self.scripts.peek, [keys::head(room), keys::subscribers(room)])
+                .arg(connection.as_str());
             let answer: Vec<Value> = self.run(call, OPERATION).await?;
             let mut answer = Answer::new(answer, OPERATION);
             let joined = answer.flag()?;
@@ -451,7 +469,8 @@ impl Answer {
     }
 
     fn next<T: FromRedisValue>(&mut self) -> Result<T> {
-        let part = self.parts.next().ok_or_else(|| Error::internal(self.operation, "the answer is too short"))?;
+        let part =
+            self.parts.next().ok_or_else(|| Error::internal(self.operation, "the answer is too short"))?;
         T::from_redis_value(part).map_err(|cause| Error::internal(self.operation, cause))
     }
 
@@ -486,7 +505,8 @@ impl Answer {
     fn subscribers(&mut self) -> Result<SubscriberChange> {
         let flat: Option<Vec<String>> = self.next()?;
         let Some(flat) = flat else { return Ok(SubscriberChange::None) };
-        let subscribers = flat.chunks_exact(2).map(|pair| parse_subscriber(&pair[0], &pair[1], self.operation));
+        let subscribers =
+            flat.chunks_exact(2).map(|pair| parse_subscriber(&pair[0], &pair[1], self.operation));
         Ok(SubscriberChange::All(subscribers.collect::<Result<_>>()?))
     }
 }
