@@ -54,7 +54,7 @@ pub struct AccessLog {
     console: Console,
 }
 
-const TIMESTAMP: &[BorrowedFormatItem<'_>] =
+pub(crate) const TIMESTAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 pub(crate) const CLOCK: &[BorrowedFormatItem<'_>] =
     format_description!("[hour]:[minute]:[second].[subsecond digits:3]");

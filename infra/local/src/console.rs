@@ -4,12 +4,14 @@
 //! delays no call: a line that finds the queue full is dropped and counted, and the count is printed.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::access_log::{CLOCK, TIMESTAMP, printable};
 
 /// Lines that may wait for the terminal before more are dropped: some seconds of a busy machine.
 const QUEUE_LINES: usize = 65_536;
@@ -20,15 +22,21 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 /// The one way to standard error. Clones write to the same queue.
 #[derive(Clone, Debug)]
 pub struct Console {
-    queue: SyncSender<Entry>,
-    dropped: Arc<AtomicU64>,
+    queue: Arc<Queue>,
     terminal: bool,
 }
 
-#[derive(Debug)]
-enum Entry {
-    Line(String),
-    Flush(SyncSender<()>),
+#[derive(Debug, Default)]
+struct Queue {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    waiting: Vec<String>,
+    dropped: u64,
+    writing: bool,
 }
 
 impl Console {
@@ -40,14 +48,11 @@ impl Console {
     }
 
     fn start(out: impl Write + Send + 'static, terminal: bool) -> Self {
-        let (queue, lines) = sync_channel(QUEUE_LINES);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&dropped);
-        std::thread::Builder::new()
-            .name("console".into())
-            .spawn(move || write_lines(&lines, out, &counter))
-            .expect("the system can start a thread");
-        Self { queue, dropped, terminal }
+        let queue = Arc::new(Queue::default());
+        let lines = Arc::clone(&queue);
+        let work = move || lines.write_to(out);
+        std::thread::Builder::new().name("console".into()).spawn(work).expect("the system can start a thread");
+        Self { queue, terminal }
     }
 
     /// Whether a person is looking: then lines are for reading, otherwise they are JSON.
@@ -57,42 +62,94 @@ impl Console {
 
     /// Prints one line (without its line end). Never waits.
     pub fn line(&self, line: String) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Entry::Line(line)) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let mut lines = self.queue.lock();
+        if lines.waiting.len() < QUEUE_LINES {
+            lines.waiting.push(line);
+        } else {
+            lines.dropped += 1;
         }
+        drop(lines);
+        self.queue.changed.notify_all();
+    }
+
+    /// Prints a line that a function wrote. Its JSON stays as it is, unless a person is looking.
+    pub fn function_line(&self, function: &str, line: &str) {
+        let object = line.starts_with('{').then(|| serde_json::from_str(line).ok()).flatten();
+        self.line(match object {
+            Some(object) if self.terminal => readable(function, &object),
+            Some(_) => line.to_owned(),
+            None if self.terminal => labelled(function, &printable(line)),
+            None => wrapped(function, line, OffsetDateTime::now_utc()),
+        });
     }
 
     /// Waits until what was printed before is out, but not for a terminal that has stopped.
     pub fn flush(&self) {
-        let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Entry::Flush(done)).is_ok() {
-            match wait.recv_timeout(FLUSH_PATIENCE) {
-                Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        let lines = self.queue.lock();
+        let unwritten = |lines: &mut Lines| lines.writing || !lines.waiting.is_empty();
+        drop(self.queue.changed.wait_timeout_while(lines, FLUSH_PATIENCE, unwritten));
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_to(&self, out: impl Write) {
+        let mut out = io::BufWriter::new(out);
+        loop {
+            let nothing = |lines: &mut Lines| lines.waiting.is_empty() && lines.dropped == 0;
+            let lines = self.changed.wait_while(self.lock(), nothing);
+            let mut lines = lines.unwrap_or_else(PoisonError::into_inner);
+            // All that waits at once: one system call for many lines under load.
+            let (batch, dropped) = (std::mem::take(&mut lines.waiting), std::mem::take(&mut lines.dropped));
+            lines.writing = true;
+            drop(lines);
+            // A terminal that is gone takes nothing; that is no reason to stop serving.
+            for line in batch {
+                drop(writeln!(out, "{line}"));
             }
+            if dropped > 0 {
+                drop(writeln!(out, "{}", json!({"level": "warn", "message": format!("{dropped} log lines were dropped")})));
+            }
+            drop(out.flush());
+            self.lock().writing = false;
+            self.changed.notify_all();
         }
     }
 }
 
-fn write_lines(lines: &Receiver<Entry>, out: impl Write, dropped: &AtomicU64) {
-    let mut out = io::BufWriter::new(out);
-    while let Ok(first) = lines.recv() {
-        // One system call for all that waits, not one for each line.
-        for entry in std::iter::once(first).chain(lines.try_iter()) {
-            match entry {
-                // A terminal that is gone takes nothing; that is no reason to stop serving.
-                Entry::Line(line) => drop(writeln!(out, "{line}")),
-                Entry::Flush(done) => {
-                    drop(out.flush());
-                    let _ = done.send(());
-                }
-            }
-        }
-        match dropped.swap(0, Ordering::Relaxed) {
-            0 => {}
-            lost => drop(writeln!(out, "{{\"level\":\"warn\",\"message\":\"{lost} log lines were dropped\"}}")),
-        }
-        drop(out.flush());
+/// What a function wrote that is no JSON, such as a panic, as a line of the log.
+fn wrapped(function: &str, line: &str, now: OffsetDateTime) -> String {
+    let timestamp = now.format(TIMESTAMP).expect("a date of these centuries");
+    json!({"timestamp": timestamp, "level": "info", "function": function, "message": line}).to_string()
+}
+
+/// A function's log line for a person: level, message and fields.
+fn readable(function: &str, object: &Map<String, Value>) -> String {
+    const SHOWN_FIRST: [&str; 4] = ["timestamp", "level", "message", "function"];
+    let text = |value: &Value| match value {
+        Value::String(text) => printable(text),
+        other => printable(&other.to_string()),
+    };
+    let first = |name: &str| object.get(name).map(text).unwrap_or_default();
+    let level = first("level");
+    let colour = match level.to_ascii_lowercase().as_str() {
+        "error" => 31,
+        "warn" => 33,
+        _ => 2,
+    };
+    let mut line = labelled(function, &format!("\x1b[{colour}m{level}\x1b[0m {}", first("message")));
+    for (name, value) in object.iter().filter(|(name, _)| !SHOWN_FIRST.contains(&name.as_str())) {
+        line.push_str(&format!("  \x1b[2m{}=\x1b[0m{}", printable(name), text(value)));
     }
+    line
+}
+
+fn labelled(function: &str, text: &str) -> String {
+    let clock = OffsetDateTime::now_utc().format(CLOCK).expect("a date of these centuries");
+    format!("\x1b[2m{clock}\x1b[0m \x1b[36m{function:<10}\x1b[0m {text}")
 }
 
 /// `tracing` writes through the console as well.
@@ -134,8 +191,7 @@ impl Drop for TracingLine {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
 
@@ -147,7 +203,7 @@ mod tests {
 
     impl Write for Stopped {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            drop(self.go.recv());
+            let _ = self.go.recv();
             self.out.lock().expect("not poisoned").extend_from_slice(bytes);
             Ok(bytes.len())
         }
@@ -161,6 +217,20 @@ mod tests {
         let (start, go) = channel();
         let out = Arc::new(Mutex::new(Vec::new()));
         (Console::start(Stopped { go, out: Arc::clone(&out) }, false), start, out)
+    }
+
+    #[test]
+    fn what_a_function_writes_is_one_json_line_whatever_it_is() {
+        let line = wrapped("rooms", "thread 'main' panicked at \"x\"", OffsetDateTime::UNIX_EPOCH);
+        let object: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&object["function"], &object["message"]), (&"rooms".into(), &"thread 'main' panicked at \"x\"".into()));
+    }
+
+    #[test]
+    fn a_function_cannot_steer_the_terminal() {
+        let object = json!({"level": "info", "message": "\u{1b}[2Jx", "\u{1b}]0;": "\u{7}"});
+        let line = readable("rooms", object.as_object().expect("an object"));
+        assert!(!line.contains("\u{1b}[2J") && !line.contains("\u{1b}]0") && !line.contains('\u{7}'), "{line:?}");
     }
 
     #[test]

@@ -145,9 +145,11 @@ mod tests {
     #[test]
     fn a_kill_concerns_its_own_function_and_its_share_of_the_calls() {
         let set: FaultSet =
-            serde_json::from_str(r#"{"kill": {"function": "message", "share": 0.5, "after_ms": 7}}"#).expect("valid");
+            serde_json::from_str(r#"{"kill": {"function": "message", "share": 0.5, "after_ms": 7}}"#)
+                .expect("valid");
         assert_eq!(set.kill_after("rooms"), None);
-        let killed = (0..2_000).filter(|_| set.kill_after("message") == Some(Duration::from_millis(7))).count();
+        let killed =
+            (0..2_000).filter(|_| set.kill_after("message") == Some(Duration::from_millis(7))).count();
         assert!((800..1_200).contains(&killed), "{killed} of 2000");
     }
 
