@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{
     Client, Cmd, FromRedisValue, RedisError, RedisResult, TlsCertificates, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    aio::{ConnectionManager, ConnectionManagerConfig},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
 };
@@ -89,8 +89,8 @@ impl Link {
 
     async fn try_run(&self, command: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::Single(manager) => manager.clone().req_packed_command(command).await,
-            Self::Cluster(cluster) => cluster.connection().await?.req_packed_command(command).await,
+            Self::Single(manager) => command.query_async(&mut manager.clone()).await,
+            Self::Cluster(cluster) => command.query_async(&mut cluster.connection().await?).await,
         }
     }
 

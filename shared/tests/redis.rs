@@ -1,0 +1,511 @@
+//! The stores in Redis, against a real Redis of each test's own.
+
+use std::time::{Duration, Instant};
+
+use servers::RedisOptions;
+use shared::{
+    Error,
+    configuration::{Environment, RedisSection},
+    domain::{
+        messages::{ClientId, ConnectionId, EventId, Generation, Position, Text},
+        rates::Rates,
+        rooms::RoomId,
+        users::UserId,
+    },
+    identity::Identity,
+    protocol::frames::{EventBody, EventKind},
+    redis::{
+        Admission, Cursor, Ended, JoinOutcome, Joined, PostOutcome, Posted, Redis, Resume, SubscriberChange,
+    },
+    token::TokenHash,
+};
+use uuid::Uuid;
+
+/// A store on a server of its own, and a plain connection to look behind it.
+struct Store {
+    server: servers::Redis,
+    redis: Redis,
+    raw: redis::aio::MultiplexedConnection,
+}
+
+impl Store {
+    async fn start() -> Self {
+        let server = servers::Redis::start(RedisOptions::default()).await.expect("Redis starts");
+        let raw = redis::Client::open(server.url()).expect("a URL").get_multiplexed_async_connection().await;
+        Self { redis: store(&server), raw: raw.expect("Redis answers"), server }
+    }
+
+    async fn query<T: redis::FromRedisValue>(&mut self, command: &[&str]) -> T {
+        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut self.raw).await.expect("Redis answers")
+    }
+
+    async fn joined(&self, who: &Identity, connection: &str, resume: Resume) -> Joined {
+        match self.redis.join(&room(), &ConnectionId::new(connection), who, None, &resume, 50).await {
+            Ok(JoinOutcome::Joined(joined)) => joined,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn post(&self, who: &Identity, connection: &str, id: &str, known: Option<&str>) -> Posted {
+        match self.redis.post(&room(), &ConnectionId::new(connection), &message(who, id, id), known).await {
+            Ok(PostOutcome::Posted(posted)) => posted,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn store(server: &servers::Redis) -> Redis {
+    let url: &'static str = Box::leak(server.url().into_boxed_str());
+    let ca: &'static str = match server.ca_file() {
+        Some(path) => Box::leak(path.to_string_lossy().into_owned().into_boxed_str()),
+        None => "",
+    };
+    let environment = Environment::of_table([("REDIS_URL", url), ("REDIS_CA_FILE", ca)]);
+    Redis::new(&environment.section::<RedisSection>().expect("the section is whole"))
+        .expect("the store is made")
+}
+
+fn room() -> RoomId {
+    RoomId::parse("general").expect("is an id")
+}
+
+fn person(number: u128, name: &str) -> Identity {
+    let session = TokenHash::of(&format!("session of {name}"));
+    Identity { user: UserId::new(Uuid::from_u128(number)), name: name.to_owned(), session }
+}
+
+fn ada() -> Identity {
+    person(1, "Ada Lovelace")
+}
+
+fn bob() -> Identity {
+    person(2, "Bob Smith")
+}
+
+fn message(who: &Identity, id: &str, text: &str) -> EventBody {
+    let id = ClientId::parse(id).expect("is an id");
+    EventBody {
+        kind: EventKind::Message,
+        event: EventId::of_client(&room(), who.user, &id),
+        from: who.author(),
+        text: Text::parse(text).expect("is a text"),
+        id: Some(id),
+    }
+}
+
+fn rates(raw: &str) -> Rates {
+    Rates::parse(raw).expect("is a rate")
+}
+
+fn texts(joined: &[shared::protocol::frames::Event]) -> Vec<&str> {
+    joined.iter().map(|event| event.text.as_str()).collect()
+}
+
+fn after(position: Position) -> Resume {
+    Resume::After { position, generation: None }
+}
+
+#[tokio::test]
+async fn a_window_lets_exactly_its_count_through_and_tells_exactly_when_the_next_one_passes() {
+    let store = Store::start().await;
+    let rates = rates("5/second,1000/hour");
+    for call in 0..5 {
+        store
+            .redis
+            .throttle("login", "ada", &rates)
+            .await
+            .unwrap_or_else(|error| panic!("call {call}: {:?}", error.cause_chain()));
+    }
+    let refused = Instant::now();
+    let Err(Error::Throttled { retry_after }) = store.redis.throttle("login", "ada", &rates).await else {
+        panic!("the sixth call has passed")
+    };
+    assert!(retry_after <= Duration::from_secs(1), "{retry_after:?}");
+    store.redis.throttle("login", "bob", &rates).await.expect("another subject has its own window");
+    store.redis.throttle("signup", "ada", &rates).await.expect("another kind has its own window");
+    while let Err(error) = store.redis.throttle("login", "ada", &rates).await {
+        assert!(matches!(error, Error::Throttled { .. }), "{error}");
+    }
+    // A refused call counts for nothing, or the window would never have opened; and it opened not a moment early.
+    assert!(retry_after <= refused.elapsed() + Duration::from_millis(5), "opened before {retry_after:?}");
+    assert!(refused.elapsed() < Duration::from_secs(30));
+}
+
+#[tokio::test]
+async fn an_unlimited_rate_asks_nobody() {
+    let mut store = Store::start().await;
+    store.server.stop().await.expect("Redis stops");
+    store.redis.throttle("login", "ada", &rates("unlimited")).await.expect("passes without Redis");
+}
+
+#[tokio::test]
+async fn a_repeated_send_passes_the_throttle_uncounted_five_times() {
+    let store = Store::start().await;
+    let (who, connection, rates) = (ada(), ConnectionId::new("c1="), rates("1/hour"));
+    store.redis.record_connection(&connection, &who, 20).await.expect("is recorded");
+    let event = Some(message(&who, "1", "hi").event);
+    let admit = async |event| store.redis.admit(&connection, who.user, "logged", &rates, event).await;
+    for _ in 0..6 {
+        assert_eq!(admit(event).await.expect("passes"), Admission::Admitted);
+    }
+    assert!(matches!(admit(event).await, Err(Error::Throttled { .. })), "a seventh passes");
+    assert!(matches!(admit(None).await, Err(Error::Throttled { .. })), "another frame passes");
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_connections_and_lost_ones_give_way_by_age() {
+    let mut store = Store::start().await;
+    let who = ada();
+    for connection in ["c1=", "c2=", "c2="] {
+        store.redis.record_connection(&ConnectionId::new(connection), &who, 2).await.expect("is recorded");
+    }
+    let third = store.redis.record_connection(&ConnectionId::new("c3="), &who, 2).await;
+    assert!(matches!(third, Err(Error::TooManyConnections { most: 2 })), "{third:?}");
+    let key = format!("user:{{{}}}:connections", who.user);
+    let _: u64 = store.query(&["HSET", &key, "c1=", "00ff 1000000000"]).await;
+    store
+        .redis
+        .record_connection(&ConnectionId::new("c3="), &who, 2)
+        .await
+        .expect("the lost one has given way");
+    let mut left: Vec<String> = store.query(&["HKEYS", &key]).await;
+    left.sort();
+    assert_eq!(left, ["c2=", "c3="]);
+}
+
+#[tokio::test]
+async fn ending_sessions_ends_theirs_and_no_others() {
+    let store = Store::start().await;
+    let (phone, laptop) = (person(1, "phone"), person(1, "laptop"));
+    let connect = async || {
+        for (connection, who) in [("p1=", &phone), ("p2=", &phone), ("l1=", &laptop)] {
+            store
+                .redis
+                .record_connection(&ConnectionId::new(connection), who, 20)
+                .await
+                .expect("is recorded");
+        }
+    };
+    let end = async |ended: Ended<'_>| {
+        let ended = store.redis.end_sessions(phone.user, ended).await.expect("ends");
+        let mut ended: Vec<_> = ended.iter().map(|connection| connection.as_str().to_owned()).collect();
+        ended.sort();
+        ended
+    };
+    connect().await;
+    assert_eq!(end(Ended::Only(&[phone.session])).await, ["p1=", "p2="]);
+    let unlimited = rates("unlimited");
+    let admit = async |connection: &str| {
+        store
+            .redis
+            .admit(&ConnectionId::new(connection), phone.user, "other", &unlimited, None)
+            .await
+            .expect("answers")
+    };
+    assert_eq!(admit("p1=").await, Admission::Unknown);
+    assert_eq!(admit("l1=").await, Admission::Admitted);
+    connect().await;
+    assert_eq!(end(Ended::AllBut(&phone.session)).await, ["l1="]);
+    connect().await;
+    assert_eq!(end(Ended::All).await, ["l1=", "p1=", "p2="]);
+}
+
+#[tokio::test]
+async fn a_ticket_opens_once() {
+    let mut store = Store::start().await;
+    let (ticket, who) = (TokenHash::of("ticket"), ada());
+    store.redis.issue_ticket(&ticket, &who).await.expect("is issued");
+    let left: u64 = store.query(&["TTL", &format!("ticket:{{{ticket}}}")]).await;
+    assert!((1..=30).contains(&left), "{left}");
+    assert_eq!(store.redis.redeem_ticket(&ticket).await.expect("answers"), Some(who));
+    assert_eq!(store.redis.redeem_ticket(&ticket).await.expect("answers"), None);
+}
+
+#[tokio::test]
+async fn every_event_tells_the_position_before_it() {
+    let store = Store::start().await;
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    let mut previous = None;
+    for id in ["1", "2", "3"] {
+        let posted = store.post(&ada(), "a=", id, None).await;
+        assert_eq!(posted.previous, previous);
+        assert!(previous < Some(posted.position));
+        previous = Some(posted.position);
+    }
+    let joined = store.joined(&bob(), "b=", Resume::Newest).await;
+    assert_eq!(joined.position, previous);
+    assert_eq!(texts(&joined.events), ["1", "2", "3"]);
+    assert_eq!(joined.events[0].previous, None);
+    assert_eq!(joined.events[2].previous, Some(joined.events[1].position));
+    assert_eq!(joined.online, 2);
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_first_place_and_the_first_text() {
+    let store = Store::start().await;
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    store.post(&ada(), "a=", "0", None).await;
+    let first = store.post(&ada(), "a=", "1", None).await;
+    store.post(&ada(), "a=", "2", None).await;
+    let other_text = message(&ada(), "1", "another text");
+    let PostOutcome::Posted(repeat) =
+        store.redis.post(&room(), &ConnectionId::new("a="), &other_text, None).await.expect("answers")
+    else {
+        panic!("has joined")
+    };
+    assert_eq!((repeat.position, repeat.previous), (first.position, first.previous));
+    let body = repeat.repeated.expect("is a repeat").expect("is still in the log");
+    assert_eq!(body.text.as_str(), "1");
+    let page = store.redis.page(&room(), Cursor::Newest, 50).await.expect("is read");
+    assert_eq!(texts(&page.events), ["0", "1", "2"]);
+}
+
+#[tokio::test]
+async fn who_has_not_joined_neither_writes_nor_reads() {
+    let store = Store::start().await;
+    let connection = ConnectionId::new("a=");
+    let post = store.redis.post(&room(), &connection, &message(&ada(), "1", "hi"), None).await;
+    assert!(matches!(post, Ok(PostOutcome::NotJoined)), "{post:?}");
+    let page = store.redis.page_for(&connection, &room(), Cursor::Newest, 50).await;
+    assert!(matches!(page, Err(Error::NotJoined)), "{page:?}");
+}
+
+#[tokio::test]
+async fn the_list_of_subscribers_is_sent_only_when_it_has_changed() {
+    let store = Store::start().await;
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    store.joined(&bob(), "b=", Resume::Newest).await;
+    let first = store.post(&ada(), "a=", "1", None).await;
+    let SubscriberChange::All(subscribers) = first.subscribers else { panic!("no list") };
+    assert_eq!(subscribers.len(), 2);
+    // Joining again changes nothing for the others.
+    store.joined(&bob(), "b=", Resume::Newest).await;
+    let second = store.post(&ada(), "a=", "2", Some(&first.version)).await;
+    assert!(matches!(second.subscribers, SubscriberChange::None));
+    store.redis.leave(&room(), &ConnectionId::new("b=")).await.expect("leaves");
+    let third = store.post(&ada(), "a=", "3", Some(&first.version)).await;
+    let SubscriberChange::All(subscribers) = third.subscribers else { panic!("no list") };
+    assert_eq!(subscribers.iter().map(|s| s.connection.as_str()).collect::<Vec<_>>(), ["a="]);
+}
+
+#[tokio::test]
+async fn a_resume_gets_what_came_since_or_a_reset() {
+    let store = Store::start().await;
+    let start = store.joined(&ada(), "a=", Resume::Newest).await;
+    let mut positions = Vec::new();
+    for number in 0..120 {
+        positions.push(store.post(&ada(), "a=", &number.to_string(), None).await.position);
+    }
+    let resumed = store.joined(&ada(), "a=", after(positions[99])).await;
+    assert_eq!((resumed.events.len(), resumed.reset, resumed.more), (20, false, false));
+    let resumed = store.joined(&ada(), "a=", after(Position::BEGINNING)).await;
+    assert_eq!((resumed.events.len(), resumed.reset, resumed.more), (50, false, true));
+    assert_eq!(resumed.events[0].text.as_str(), "0");
+    let resumed = store.joined(&ada(), "a=", after(positions[119])).await;
+    assert_eq!((resumed.events.len(), resumed.reset, resumed.more), (0, false, false));
+
+    let future = Position::parse("18446744073709551615-18446744073709551615").expect("is a position");
+    let resumed = store.joined(&ada(), "a=", after(future)).await;
+    assert_eq!((resumed.events.len(), resumed.reset, resumed.more), (50, true, true));
+    assert_eq!(resumed.events[49].text.as_str(), "119");
+    for (generation, reset) in [(start.generation, false), (Generation::from_random(7), true)] {
+        let resume = Resume::After { position: positions[118], generation: Some(generation) };
+        assert_eq!(store.joined(&ada(), "a=", resume).await.reset, reset);
+    }
+}
+
+#[tokio::test]
+async fn a_page_has_no_seam_in_either_direction() {
+    let store = Store::start().await;
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    for number in 0..25 {
+        store.post(&ada(), "a=", &number.to_string(), None).await;
+    }
+    let expected: Vec<String> = (0..25).map(|number| number.to_string()).collect();
+
+    let mut back = Vec::new();
+    let mut cursor = Cursor::Newest;
+    loop {
+        let page = store.redis.page(&room(), cursor, 10).await.expect("is read");
+        assert_eq!(page.newer, !back.is_empty());
+        back.splice(0..0, page.events.iter().map(|event| event.text.as_str().to_owned()));
+        cursor = Cursor::Before(page.events[0].position);
+        if !page.older {
+            break;
+        }
+    }
+    assert_eq!(back, expected);
+
+    let mut forth = Vec::new();
+    let mut cursor = Cursor::After(Position::BEGINNING);
+    loop {
+        let page = store.redis.page(&room(), cursor, 10).await.expect("is read");
+        assert_eq!(page.older, !forth.is_empty());
+        forth.extend(page.events.iter().map(|event| event.text.as_str().to_owned()));
+        cursor = Cursor::After(page.events.last().expect("not empty").position);
+        if !page.newer {
+            break;
+        }
+    }
+    assert_eq!(forth, expected);
+
+    let largest = Position::parse("18446744073709551615-18446744073709551615").expect("is a position");
+    for cursor in [Cursor::Before(Position::BEGINNING), Cursor::After(largest)] {
+        assert!(store.redis.page(&room(), cursor, 10).await.expect("is read").events.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_newest_part_gets_a_new_generation() {
+    let mut store = Store::start().await;
+    let first = store.joined(&ada(), "a=", Resume::Newest).await;
+    assert!(!first.forgotten, "a new room has nothing to forget");
+    store.post(&ada(), "a=", "1", None).await;
+    let head: Vec<String> = store.query(&["HGETALL", "room:{general}:head"]).await;
+    let lost = store.post(&ada(), "a=", "2", None).await;
+    assert_eq!(lost.generation, first.generation);
+
+    // The head of a snapshot of some moments ago.
+    let mut restore = vec!["HSET", "room:{general}:head"];
+    restore.extend(head.iter().map(String::as_str));
+    let _: u64 = store.query(&restore).await;
+    let found = store.post(&ada(), "a=", "3", None).await;
+    assert!(found.forgotten);
+    assert_ne!(found.generation, first.generation);
+    assert_eq!(found.previous, Some(lost.position), "what is there stays in order");
+
+    // The whole log.
+    let _: u64 = store.query(&["DEL", "room:{general}:log"]).await;
+    let joined = store.joined(&ada(), "a=", after(found.position)).await;
+    assert!(joined.forgotten && joined.reset);
+    assert_ne!(joined.generation, found.generation);
+    assert!(!store.joined(&ada(), "a=", Resume::Newest).await.forgotten, "told once");
+}
+
+#[tokio::test]
+async fn a_user_with_two_connections_is_online_until_both_have_left() {
+    let store = Store::start().await;
+    for (who, connection) in [(ada(), "a1="), (ada(), "a2="), (bob(), "b=")] {
+        store.joined(&who, connection, Resume::Newest).await;
+        store.joined(&who, connection, Resume::Newest).await;
+    }
+    let names = async || {
+        let (users, count) = store.redis.online(&room()).await.expect("answers");
+        (users.into_iter().map(|user| user.name).collect::<Vec<_>>(), count)
+    };
+    let both = (vec!["Ada Lovelace".to_owned(), "Bob Smith".to_owned()], 2);
+    assert_eq!(names().await, both);
+    store.redis.leave(&room(), &ConnectionId::new("a1=")).await.expect("leaves");
+    store.redis.leave(&room(), &ConnectionId::new("a1=")).await.expect("leaves again");
+    assert_eq!(names().await, both);
+    store.redis.forget_connection(&ConnectionId::new("a2="), ada().user).await.expect("is forgotten");
+    assert_eq!(names().await, (vec!["Bob Smith".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn a_member_who_is_removed_during_a_join_does_not_get_in() {
+    let store = Store::start().await;
+    let (who, connection) = (ada(), ConnectionId::new("a="));
+    let join = async |access: &str| {
+        store
+            .redis
+            .join(&room(), &connection, &who, Some(access), &Resume::Newest, 50)
+            .await
+            .expect("answers")
+    };
+    let access = store.redis.access_version(&room()).await.expect("answers");
+    store.redis.expel(&room(), who.user).await.expect("is expelled");
+    assert!(matches!(join(&access).await, JoinOutcome::Again));
+    let access = store.redis.access_version(&room()).await.expect("answers");
+    assert!(matches!(join(&access).await, JoinOutcome::Joined(_)));
+    store.redis.expel(&room(), who.user).await.expect("is expelled");
+    let post = store.redis.post(&room(), &connection, &message(&who, "1", "hi"), None).await;
+    assert!(matches!(post, Ok(PostOutcome::NotJoined)), "{post:?}");
+}
+
+#[tokio::test]
+async fn nobody_gets_into_a_room_that_has_ended() {
+    let store = Store::start().await;
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    store.post(&ada(), "a=", "1", None).await;
+    store.redis.end_room(&room()).await.expect("ends");
+    store.redis.end_room(&room()).await.expect("ends again");
+    let connection = ConnectionId::new("a=");
+    let join = store.redis.join(&room(), &connection, &ada(), None, &Resume::Newest, 50).await;
+    assert!(matches!(join, Ok(JoinOutcome::Ended)), "{join:?}");
+    assert!(store.redis.page(&room(), Cursor::Newest, 50).await.expect("is read").events.is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_forgotten_leaves_no_key_behind() {
+    let mut store = Store::start().await;
+    let connection = ConnectionId::new("a=");
+    store.redis.record_connection(&connection, &ada(), 20).await.expect("is recorded");
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    store.redis.forget_connection(&connection, ada().user).await.expect("is forgotten");
+    store.redis.forget_connection(&connection, ada().user).await.expect("is forgotten again");
+    let keys: Vec<String> = store.query(&["KEYS", "*"]).await;
+    assert_eq!(keys, ["room:{general}:head"]);
+}
+
+#[tokio::test]
+async fn news_are_told_only_of_rooms_that_were_joined() {
+    let store = Store::start().await;
+    let (joined, other) = (room(), RoomId::parse("other").expect("is an id"));
+    let connection = ConnectionId::new("a=");
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    let rooms = [joined, other];
+    assert_eq!(store.redis.peek(&connection, &rooms).await.expect("answers"), [Some(None), None]);
+    let posted = store.post(&ada(), "a=", "1", None).await;
+    assert_eq!(
+        store.redis.peek(&connection, &rooms).await.expect("answers"),
+        [Some(Some(posted.position)), None]
+    );
+    let summaries = store.redis.room_summaries(&rooms).await.expect("answers");
+    assert_eq!(summaries[0].last_message.as_ref().map(|event| event.text.as_str()), Some("1"));
+    assert_eq!((summaries[0].online, summaries[1].online), (1, 0));
+    assert!(summaries[1].last_message.is_none());
+}
+
+#[tokio::test]
+async fn while_redis_is_away_everything_is_unavailable_and_works_again_after() {
+    let mut store = Store::start().await;
+    store.redis.ping().await.expect("answers");
+    store.server.kill().await.expect("Redis is killed");
+    for _ in 0..3 {
+        let answer = store.redis.throttle("login", "ada", &rates("5/second")).await;
+        assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+    }
+    store.server.resume().await.expect("Redis comes back");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = store.redis.throttle("login", "ada", &rates("5/second")).await {
+        assert!(matches!(error, Error::Unavailable { .. }) && Instant::now() < deadline, "{error}");
+    }
+    // The scripts are gone with the old server; they are sent again by themselves.
+    store.joined(&ada(), "a=", Resume::Newest).await;
+}
+
+#[tokio::test]
+async fn a_frozen_redis_is_unavailable_within_seconds() {
+    let mut store = Store::start().await;
+    store.redis.ping().await.expect("answers");
+    store.server.freeze().expect("freezes");
+    let answer = store.redis.ping().await;
+    store.server.thaw().expect("thaws");
+    assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+}
+
+#[tokio::test]
+async fn redis_is_spoken_to_over_tls_with_a_certificate_that_was_checked() {
+    let server =
+        servers::Redis::start(RedisOptions { tls: true, ..RedisOptions::default() }).await.expect("starts");
+    let redis = store(&server);
+    redis.ping().await.expect("answers over TLS");
+    redis.throttle("login", "ada", &rates("5/second")).await.expect("scripts run over TLS");
+
+    let url: &'static str = Box::leak(server.url().into_boxed_str());
+    let environment = Environment::of_table([("REDIS_URL", url)]);
+    let strangers = Redis::new(&environment.section::<RedisSection>().expect("is whole")).expect("is made");
+    let answer = strangers.ping().await;
+    assert!(matches!(answer, Err(Error::Unavailable { .. })), "an unknown authority was trusted: {answer:?}");
+}
