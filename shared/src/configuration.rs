@@ -25,8 +25,10 @@ pub enum ConfigurationError {
 
 /// Where variables come from: the process, or a table in a test.
 pub struct Environment {
-    lookup: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    lookup: Lookup,
 }
+
+type Lookup = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 impl Environment {
     /// The variables of this process.

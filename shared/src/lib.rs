@@ -2,7 +2,7 @@
 //!
 //! - [`domain`]: users, rooms, messages, rates; parsing newtypes and pure decisions. Knows no store, no clock.
 //! - [`protocol`]: every JSON body and frame.
-//! - [`password`]: hashing.
+//! - [`password`] hashes passwords.
 //! - [`postgres`]: users, sessions, rooms, members; all the SQL.
 //! - [`redis`]: tickets, connections, the rooms' logs, throttles; all the keys and scripts.
 //! - [`push`]: posting to connections, and forgetting those that are gone.

@@ -6,6 +6,7 @@
 mod form;
 pub mod frames;
 pub mod http;
+pub mod openapi;
 
 use std::time::Duration;
 

@@ -14,8 +14,7 @@ use redis::FromRedisValue;
 
 pub use connections::{Admission, Ended};
 pub use rooms::{
-    Cursor, JoinOutcome, Joined, LogPage, PostOutcome, Posted, Resume, RoomSummary, Subscriber,
-    SubscriberChange,
+    Cursor, JoinOutcome, Joined, LogPage, Posted, Resume, RoomSummary, Subscriber, SubscriberChange,
 };
 
 use crate::{

@@ -42,6 +42,19 @@ impl TokenHash {
         Self(Sha256::digest(raw.as_bytes()).into())
     }
 
+    /// The hash of the token in an `Authorization` header: `Bearer <token>`, the scheme in any case (RFC 9110, 11.1).
+    ///
+    /// # Errors
+    /// [`Error::Unauthorized`] if there is no header, or not of this form.
+    pub fn of_authorization(header: Option<&str>) -> Result<Self> {
+        let (scheme, token) =
+            header.and_then(|header| header.trim().split_once(' ')).ok_or(Error::no_session())?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Error::no_session());
+        }
+        Ok(Self::of(token.trim_start()))
+    }
+
     /// Takes the bytes that a store held. None if they are not 32.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
@@ -84,6 +97,21 @@ mod tests {
             (Token::random().expect("there is randomness"), Token::random().expect("there is randomness"));
         assert_ne!(one.as_str(), other.as_str());
         assert_eq!(URL_SAFE_NO_PAD.decode(one.as_str()).map(|bits| bits.len()), Ok(32));
+    }
+
+    #[test]
+    fn a_token_is_found_behind_bearer_in_any_case_and_nowhere_else() {
+        for header in ["Bearer token", "bearer token", "BEARER   token", " Bearer token "] {
+            assert_eq!(
+                TokenHash::of_authorization(Some(header)).ok(),
+                Some(TokenHash::of("token")),
+                "{header:?}"
+            );
+        }
+        for header in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("token"), Some("Basic dG9rZW4=")]
+        {
+            assert!(TokenHash::of_authorization(header).is_err(), "{header:?} was taken");
+        }
     }
 
     #[test]

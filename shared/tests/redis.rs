@@ -14,9 +14,7 @@ use shared::{
     },
     identity::Identity,
     protocol::frames::{EventBody, EventKind},
-    redis::{
-        Admission, Cursor, Ended, JoinOutcome, Joined, PostOutcome, Posted, Redis, Resume, SubscriberChange,
-    },
+    redis::{Admission, Cursor, Ended, JoinOutcome, Joined, Posted, Redis, Resume, SubscriberChange},
     token::TokenHash,
 };
 use uuid::Uuid;
@@ -48,7 +46,7 @@ impl Store {
 
     async fn post(&self, who: &Identity, connection: &str, id: &str, known: Option<&str>) -> Posted {
         match self.redis.post(&room(), &ConnectionId::new(connection), &message(who, id, id), known).await {
-            Ok(PostOutcome::Posted(posted)) => posted,
+            Ok(posted) => posted,
             other => panic!("{other:?}"),
         }
     }
@@ -248,11 +246,8 @@ async fn a_repeat_gets_the_first_place_and_the_first_text() {
     let first = store.post(&ada(), "a=", "1", None).await;
     store.post(&ada(), "a=", "2", None).await;
     let other_text = message(&ada(), "1", "another text");
-    let PostOutcome::Posted(repeat) =
-        store.redis.post(&room(), &ConnectionId::new("a="), &other_text, None).await.expect("answers")
-    else {
-        panic!("has joined")
-    };
+    let repeat =
+        store.redis.post(&room(), &ConnectionId::new("a="), &other_text, None).await.expect("has joined");
     assert_eq!((repeat.position, repeat.previous), (first.position, first.previous));
     let body = repeat.repeated.expect("is a repeat").expect("is still in the log");
     assert_eq!(body.text.as_str(), "1");
@@ -265,7 +260,7 @@ async fn who_has_not_joined_neither_writes_nor_reads() {
     let store = Store::start().await;
     let connection = ConnectionId::new("a=");
     let post = store.redis.post(&room(), &connection, &message(&ada(), "1", "hi"), None).await;
-    assert!(matches!(post, Ok(PostOutcome::NotJoined)), "{post:?}");
+    assert!(matches!(post, Err(Error::NotJoined)), "{post:?}");
     let page = store.redis.page_for(&connection, &room(), Cursor::Newest, 50).await;
     assert!(matches!(page, Err(Error::NotJoined)), "{page:?}");
 }
@@ -420,7 +415,7 @@ async fn a_member_who_is_removed_during_a_join_does_not_get_in() {
     assert!(matches!(join(&access).await, JoinOutcome::Joined(_)));
     store.redis.expel(&room(), who.user).await.expect("is expelled");
     let post = store.redis.post(&room(), &connection, &message(&who, "1", "hi"), None).await;
-    assert!(matches!(post, Ok(PostOutcome::NotJoined)), "{post:?}");
+    assert!(matches!(post, Err(Error::NotJoined)), "{post:?}");
 }
 
 #[tokio::test]

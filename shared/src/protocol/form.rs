@@ -34,6 +34,13 @@ impl Form {
         Self { object: Map::new(), failed: Fields::new() }
     }
 
+    /// The parameters of a query. `?after=` counts as absent, like `null`; of two with one name the last one holds.
+    pub fn of_query(parameters: impl IntoIterator<Item = (String, String)>) -> Self {
+        let given = parameters.into_iter().filter(|(_, value)| !value.is_empty());
+        let object = given.map(|(name, value)| (name, Value::String(value))).collect();
+        Self { object, failed: Fields::new() }
+    }
+
     /// A string that must be there. None after a failure, which `check` will report.
     pub fn required<T>(
         &mut self,

@@ -23,14 +23,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) enum Link {
     Single(ConnectionManager),
-    Cluster(Cluster),
+    Cluster(Arc<Cluster>),
 }
 
 /// A cluster, connected to on first use.
-#[derive(Clone)]
 pub(super) struct Cluster {
     client: ClusterClient,
-    connection: Arc<Mutex<Option<ClusterConnection>>>,
+    connection: Mutex<Option<ClusterConnection>>,
 }
 
 impl Cluster {
@@ -125,7 +124,7 @@ fn cluster(section: &RedisSection, certificates: Option<TlsCertificates>) -> Red
     if let Some(certificates) = certificates {
         builder = builder.certs(certificates);
     }
-    Ok(Link::Cluster(Cluster { client: builder.build()?, connection: Arc::default() }))
+    Ok(Link::Cluster(Arc::new(Cluster { client: builder.build()?, connection: Mutex::default() })))
 }
 
 /// What Redis itself refuses is a mistake of ours; everything else is Redis being away, starting, or failing over.

@@ -69,15 +69,6 @@ pub struct Joined {
     pub forgotten: bool,
 }
 
-/// What became of an event.
-#[derive(Debug)]
-pub enum PostOutcome {
-    /// It is in the log.
-    Posted(Posted),
-    /// The connection has not joined the room.
-    NotJoined,
-}
-
 /// An event in the log.
 #[derive(Debug)]
 pub struct Posted {
@@ -218,6 +209,7 @@ impl Redis {
     /// the subscribers that the caller holds.
     ///
     /// # Errors
+    /// [`Error::NotJoined`] if the connection has not joined the room, or Redis has forgotten that it had;
     /// [`Error::Unavailable`] if Redis is away: the event may be in the log or not, and the caller may repeat.
     pub async fn post(
         &self,
@@ -225,7 +217,7 @@ impl Redis {
         connection: &ConnectionId,
         body: &EventBody,
         known: Option<&str>,
-    ) -> Result<PostOutcome> {
+    ) -> Result<Posted> {
         const OPERATION: &str = "posting an event";
         let json = serde_json::to_string(body).map_err(|cause| Error::internal(OPERATION, cause))?;
         let keys = [keys::head(room), keys::log(room), keys::subscribers(room), keys::sent(room, body.event)];
@@ -239,7 +231,7 @@ impl Redis {
         let mut answer = Answer::new(answer, OPERATION);
         let outcome: String = answer.next()?;
         if outcome == "not_joined" {
-            return Ok(PostOutcome::NotJoined);
+            return Err(Error::NotJoined);
         }
         let position = answer.required_position()?;
         let previous = answer.position()?;
@@ -248,7 +240,7 @@ impl Redis {
             "repeated" => Some(first.map(|body| parse_body(&body, OPERATION)).transpose()?),
             _ => None,
         };
-        Ok(PostOutcome::Posted(Posted {
+        Ok(Posted {
             position,
             previous,
             repeated,
@@ -256,7 +248,7 @@ impl Redis {
             subscribers: answer.subscribers()?,
             generation: Generation::from_store(answer.next()?),
             forgotten: answer.flag()?,
-        }))
+        })
     }
 
     /// Who gets what is written in a room.

@@ -11,7 +11,7 @@ use shared::{
         Form, Timestamp,
         frames::{Event, EventBody, EventKind, Reply, Resync},
     },
-    redis::{PostOutcome, Posted, Subscriber},
+    redis::{Posted, Subscriber},
 };
 
 use crate::{App, Speaker};
@@ -46,10 +46,7 @@ impl Send {
         let body = EventBody { kind: EventKind::Message, event, from: author, text, id: id.clone() };
 
         let known = app.subscribers.version(&room);
-        let posted = match app.redis.post(&room, &speaker.connection, &body, known.as_deref()).await? {
-            PostOutcome::Posted(posted) => posted,
-            PostOutcome::NotJoined => return Err(Error::NotJoined),
-        };
+        let posted = app.redis.post(&room, &speaker.connection, &body, known.as_deref()).await?;
         let Posted { position, previous, repeated, version, subscribers, generation, forgotten } = posted;
         let subscribers = app.subscribers.update(&room, version, subscribers);
 
