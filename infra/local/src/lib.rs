@@ -20,6 +20,8 @@ pub mod ids;
 pub mod lambda;
 pub mod local_values;
 pub mod management;
+pub mod progress;
+mod server;
 pub mod stores;
 pub mod template;
 pub mod up;
