@@ -103,12 +103,33 @@ pub(crate) struct Gateway {
 enum Called {
     Answered(Answer),
     /// It threw, timed out by its own limit, or exited.
-    Failed,
+    Failed(String),
     /// It answered what is no proxy object.
     Malformed,
     /// The integration's limit came first.
     TimedOut,
-    NotInvoked,
+    NotInvoked(String),
+}
+
+impl Called {
+    /// Why the gateway gives an error of its own, for the log.
+    fn cause(&self) -> Option<&str> {
+        match self {
+            Self::Answered(_) => None,
+            Self::Failed(cause) | Self::NotInvoked(cause) => Some(cause),
+            Self::Malformed => Some("the answer is no valid proxy object"),
+            Self::TimedOut => Some("the integration timed out"),
+        }
+    }
+
+    /// The status of a frame or of `$disconnect` in the log.
+    fn status(&self) -> u16 {
+        match self {
+            Self::Answered(answer) => answer.status.as_u16(),
+            Self::Failed(_) | Self::NotInvoked(_) | Self::Malformed => 500,
+            Self::TimedOut => 504,
+        }
+    }
 }
 
 impl WebSocketGateway {
@@ -230,19 +251,16 @@ impl Gateway {
     /// Calls a route's function. When the integration's time is up, the function runs on: Lambda does not
     /// know that nobody waits any more.
     async fn call(&self, route: &Route, event: Bytes) -> Called {
-        let (lambda, function) = (self.lambda.clone(), route.function.clone());
-        let mut invocation = Box::pin(async move { lambda.invoke(&function, event).await });
         let patience = self.lambda.patience(&route.function, route.integration_timeout);
-        match timeout(patience, &mut invocation).await {
-            Ok(Ok(invocation)) if invocation.function_error.is_some() => Called::Failed,
+        match timeout(patience, self.lambda.invoke(&route.function, event)).await {
+            Ok(Ok(invocation)) if invocation.function_error.is_some() => {
+                Called::Failed(invocation.error_message().unwrap_or_else(|| "the function failed".to_owned()))
+            }
             Ok(Ok(invocation)) => {
                 Answer::parse(&invocation.payload).map_or(Called::Malformed, Called::Answered)
             }
-            Ok(Err(_)) => Called::NotInvoked,
-            Err(_) => {
-                tokio::spawn(invocation);
-                Called::TimedOut
-            }
+            Ok(Err(error)) => Called::NotInvoked(format!("the function cannot be invoked: {error}")),
+            Err(_) => Called::TimedOut,
         }
     }
 
@@ -259,23 +277,17 @@ impl Gateway {
         let (gateway, connection) = (Arc::clone(self), Arc::clone(connection));
         self.tasks.spawn(async move {
             let started = Instant::now();
-            let (status, error) = match gateway.call(&route, event).await {
-                Called::Answered(answer) => (answer.status.as_u16(), None),
-                Called::Failed => (500, Some("the function failed")),
-                Called::Malformed => (500, Some("no valid proxy object")),
-                Called::NotInvoked => (500, Some("the function cannot be invoked")),
-                Called::TimedOut => (504, Some("the integration timed out")),
-            };
+            let called = gateway.call(&route, event).await;
             gateway.log.write(&Access {
                 api: Api::Websocket,
                 route: DISCONNECT,
-                status,
+                status: called.status(),
                 duration: started.elapsed(),
                 request_id: request_id.as_str(),
                 connection_id: Some(connection.id().as_str()),
                 function: Some(&route.function),
                 source_ip: Some(connection.caller.source_ip),
-                error,
+                error: called.cause(),
             });
         });
     }

@@ -129,7 +129,7 @@ enum Verdict {
     Error {
         status: StatusCode,
         message: &'static str,
-        cause: Option<&'static str>,
+        cause: Option<String>,
     },
 }
 
@@ -221,24 +221,18 @@ impl Opening {
             &self.request,
             self.request_id,
         );
-        match gateway.call(route, event).await {
+        let called = gateway.call(route, event).await;
+        let cause = called.cause().map(str::to_owned);
+        let (status, message) = match called {
             Called::Answered(answer) if answer.status.is_success() => {
-                Verdict::Open { authorizer, protocol: answer.protocol }
+                return Verdict::Open { authorizer, protocol: answer.protocol };
             }
-            Called::Answered(answer) => Verdict::Status(answer.status),
-            Called::Failed => error(StatusCode::BAD_GATEWAY, "Internal server error", "the function failed"),
-            Called::Malformed => {
-                error(StatusCode::BAD_GATEWAY, "Internal server error", "no valid proxy object")
-            }
-            Called::NotInvoked => error(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "Internal server error",
-                "the function cannot be invoked",
-            ),
-            Called::TimedOut => {
-                error(StatusCode::GATEWAY_TIMEOUT, "Endpoint request timed out", "the integration timed out")
-            }
-        }
+            Called::Answered(answer) => return Verdict::Status(answer.status),
+            Called::Failed(_) | Called::Malformed => (StatusCode::BAD_GATEWAY, "Internal server error"),
+            Called::NotInvoked(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
+            Called::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "Endpoint request timed out"),
+        };
+        Verdict::Error { status, message, cause }
     }
 
     fn response(&self, verdict: &Verdict, accept: HeaderValue) -> Response<Full<Bytes>> {
@@ -267,7 +261,7 @@ impl Opening {
         let (status, error) = match verdict {
             Verdict::Open { .. } => (StatusCode::SWITCHING_PROTOCOLS, None),
             Verdict::Status(status) => (*status, None),
-            Verdict::Error { status, cause, .. } => (*status, *cause),
+            Verdict::Error { status, cause, .. } => (*status, cause.as_deref()),
         };
         let route = self.gateway.api.routes.get(CONNECT);
         self.gateway.log.write(&Access {
@@ -285,7 +279,7 @@ impl Opening {
 }
 
 fn error(status: StatusCode, message: &'static str, cause: &'static str) -> Verdict {
-    Verdict::Error { status, message, cause: Some(cause) }
+    Verdict::Error { status, message, cause: Some(cause.to_owned()) }
 }
 
 pub(super) fn json(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
