@@ -1,0 +1,17 @@
+//! End to end: real functions, the local AWS, real Postgres and Redis; HTTP and frames in, answers out.
+
+mod accounts;
+mod bad_input;
+mod connections;
+mod first_path;
+mod history;
+mod members;
+mod messages;
+mod order;
+mod outages;
+mod privacy;
+mod pushes;
+mod rooms;
+mod sessions;
+mod start;
+mod throttles;

@@ -1,0 +1,239 @@
+//! Redis or Postgres away: `unavailable`, the process lives, and works again when they are back.
+
+use serde_json::{Value, json};
+use tests::{
+    chat::{Chat, check_error, texts_of},
+    test_app::{TestApp, eventually},
+    user::{User, text},
+};
+
+async fn health(app: &TestApp) -> (u16, Value) {
+    let answer = app.api.get("/health").await;
+    (answer.status.as_u16(), answer.json())
+}
+
+fn state(postgres: &str, redis: &str) -> (u16, Value) {
+    let status = if (postgres, redis) == ("ok", "ok") { 200 } else { 503 };
+    (status, json!({"postgres": postgres, "redis": redis}))
+}
+
+/// Sends until it works: how long a client needs to get through again is bounded by patience only.
+async fn send_until_acked(chat: &mut Chat, room: &str, words: &str, id: &str) -> Value {
+    let frame = json!({"action": "send", "room": room, "text": words, "id": id});
+    for _ in 0..1_000 {
+        let reply = chat.ask(frame.clone()).await;
+        if reply["type"] == "ack" {
+            return reply;
+        }
+        check_error(&reply, "unavailable");
+    }
+    panic!("it is never acknowledged");
+}
+
+async fn works_again(user: &User) {
+    eventually("the API works again", async || {
+        let answer = user.get("/rooms").await;
+        match answer.status.as_u16() {
+            200 => Ok(()),
+            503 => Err(answer.body),
+            other => panic!("{other}: {}", answer.body),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_redis_calls_and_frames_are_unavailable_and_work_again_when_it_is_back() {
+    TestApp::run(async |app| {
+        app.expect_failures();
+        let (room, (ada, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+        at_ada.send(&room, "Before Redis went away").await;
+        at_bob.push().await;
+        let (ticket, email) = (ada.ticket().await, ada.email.clone());
+        // This Redis keeps nothing: with its process everything in it is gone.
+        app.ledger().write_off_all();
+        app.redis.kill().await.expect("Redis ends");
+
+        assert_eq!(health(app).await, state("ok", "unavailable"));
+        for _ in 0..2 {
+            for frame in [
+                json!({"action": "send", "room": room, "text": "Is anybody there?"}),
+                json!({"action": "join", "room": room}),
+                json!({"action": "history", "room": room}),
+                json!({"action": "leave", "room": room}),
+                json!({"action": "ping"}),
+            ] {
+                at_ada.refused(frame, "unavailable").await;
+            }
+        }
+        let log_in = json!({"email": email, "password": ada.password});
+        app.api.post("/login", log_in).await.refused(503, "unavailable");
+        ada.post("/tickets", json!({})).await.refused(503, "unavailable");
+        ada.get(&format!("/rooms/{room}/messages")).await.refused(503, "unavailable");
+        let refused = ada.connect_with_ticket(&ticket).await.err().expect("nobody can redeem a ticket");
+        assert!(500 <= refused.status.as_u16(), "{refused}");
+
+        app.redis.resume().await.expect("Redis starts");
+        works_again(&ada).await;
+        assert_eq!(health(app).await, state("ok", "ok"));
+        // Both connections are known again by their sessions; their rooms they join again, as `rejoin` tells them.
+        let pong = at_ada.ask(json!({"action": "ping", "positions": {room.clone(): "0-0"}})).await;
+        assert_eq!(pong["rejoin"], json!([room]));
+        at_ada.refused(json!({"action": "send", "room": room, "text": "Too soon"}), "not_joined").await;
+        at_ada.join(&room).await;
+        at_bob.join(&room).await;
+        at_ada.send(&room, "After Redis came back").await;
+        assert_eq!(at_bob.push().await["text"], "After Redis came back");
+        ada.log_in().await.connect().await.ping().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_came_back_empty_is_noticed_by_those_who_resume() {
+    TestApp::run(async |app| {
+        app.expect_failures();
+        let (room, (ada, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+        let generation = at_bob.join(&room).await["generation"].take();
+        let mut last = String::new();
+        for n in 0..3 {
+            last = text(&at_ada.send(&room, &n.to_string()).await["position"]);
+        }
+        app.ledger().write_off_all();
+        app.redis.restart_empty().await.expect("Redis starts");
+        works_again(&ada).await;
+
+        let resume = json!({"action": "join", "room": room, "after": last, "generation": generation});
+        let resumed = eventually_asked(&mut at_ada, resume).await;
+        assert_eq!((&resumed["type"], &resumed["reset"]), (&json!("joined"), &json!(true)));
+        assert_ne!(resumed["generation"], generation);
+        at_ada.send(&room, "The first of a new life").await;
+        assert_eq!(texts_of(&at_ada.join(&room).await), ["The first of a new life"]);
+    })
+    .await;
+}
+
+/// A warm function may hold a dead line to Redis: its first answer may be `unavailable`.
+async fn eventually_asked(chat: &mut Chat, frame: Value) -> Value {
+    for _ in 0..1_000 {
+        let reply = chat.ask(frame.clone()).await;
+        if reply["code"] != "unavailable" {
+            return reply;
+        }
+    }
+    panic!("it is never answered");
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_unavailable_and_not_waited_for() {
+    TestApp::run(async |app| {
+        app.expect_failures();
+        let (room, (ada, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+        at_ada.send(&room, "Before Redis hangs up").await;
+        at_bob.push().await;
+        app.redis.freeze().expect("Redis is frozen");
+        at_ada
+            .refused(json!({"action": "send", "room": room, "text": "Hello?", "id": "1"}), "unavailable")
+            .await;
+        assert_eq!(health(app).await, state("ok", "unavailable"));
+        app.redis.thaw().expect("Redis goes on");
+        works_again(&ada).await;
+        // It may have been logged although nobody could say so: the repeat finds out, and it is there once.
+        send_until_acked(&mut at_ada, &room, "Hello?", "1").await;
+        let joined = eventually_asked(&mut at_bob, json!({"action": "join", "room": room})).await;
+        assert_eq!(texts_of(&joined), ["Before Redis hangs up", "Hello?"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_postgres_the_conversation_goes_on_and_the_rest_is_unavailable() {
+    TestApp::setup()
+        .own_postgres()
+        .run(async |app| {
+            app.expect_failures();
+            let (room, (ada, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+            app.postgres.server().kill().await.expect("Postgres ends");
+
+            assert_eq!(health(app).await, state("unavailable", "ok"));
+            for n in 0..3 {
+                let words = format!("Postgres is away, number {n}");
+                at_ada.send(&room, &words).await;
+                assert_eq!(at_bob.push().await["text"], words);
+            }
+            at_bob.ping().await;
+            at_bob.ask(json!({"action": "history", "room": room})).await["events"]
+                .as_array()
+                .expect("a list");
+            at_bob.refused(json!({"action": "join", "room": room}), "unavailable").await;
+            let log_in = json!({"email": ada.email, "password": ada.password});
+            for _ in 0..2 {
+                app.api.post("/login", log_in.clone()).await.refused(503, "unavailable");
+                ada.get("/me").await.refused(503, "unavailable");
+                ada.get("/rooms").await.refused(503, "unavailable");
+                ada.post("/tickets", json!({})).await.refused(503, "unavailable");
+            }
+            let refused = ada.connect_with_token().await.err().expect("nobody can look up the session");
+            assert!(500 <= refused.status.as_u16(), "{refused}");
+
+            app.postgres.server().resume().await.expect("Postgres starts");
+            works_again(&ada).await;
+            assert_eq!(health(app).await, state("ok", "ok"));
+            ada.log_in().await.join(&room).await.send(&room, "Everything is back again").await;
+            assert_eq!(at_bob.push().await["text"], "Everything is back again");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_postgres_that_hangs_is_unavailable_and_not_waited_for() {
+    TestApp::setup()
+        .own_postgres()
+        .run(async |app| {
+            app.expect_failures();
+            let ada = app.user("Ada").await;
+            app.postgres.server().freeze().expect("Postgres is frozen");
+            ada.get("/me").await.refused(503, "unavailable");
+            assert_eq!(health(app).await, state("unavailable", "ok"));
+            app.postgres.server().thaw().expect("Postgres goes on");
+            works_again(&ada).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn functions_that_start_while_everything_is_away_live_and_work_when_it_is_there() {
+    TestApp::setup()
+        .own_postgres()
+        .run(async |app| {
+            app.expect_failures();
+            // Not one function has been called yet, so each of them starts into the outage.
+            app.postgres.server().stop().await.expect("Postgres ends");
+            app.redis.stop().await.expect("Redis ends");
+            let sign_up = json!({
+                "first_name": "Ada", "last_name": "Lovelace", "email": "ada@example.com",
+                "password": "violet-kettle-orbit-42",
+            });
+            assert_eq!(health(app).await, state("unavailable", "unavailable"));
+            app.api.post("/signup", sign_up.clone()).await.refused(503, "unavailable");
+            let log_in = json!({"email": "ada@example.com", "password": "violet-kettle-orbit-42"});
+            app.api.post("/login", log_in).await.refused(503, "unavailable");
+            let call = app.api.call(http::Method::GET, "/rooms").token(&"x".repeat(43));
+            call.send().await.refused(503, "unavailable");
+            let refused = Chat::open(&app.aws.endpoints.websocket, Some(&"x".repeat(43)), app.ledger()).await;
+            assert!(500 <= refused.err().expect("nobody can look up the session").status.as_u16());
+
+            app.postgres.server().resume().await.expect("Postgres starts");
+            app.redis.resume().await.expect("Redis starts");
+            eventually("one can sign up", async || {
+                let answer = app.api.post("/signup", sign_up.clone()).await;
+                match answer.status.as_u16() {
+                    201 => Ok(()),
+                    _ => Err(answer.body),
+                }
+            })
+            .await;
+            assert_eq!(health(app).await, state("ok", "ok"));
+        })
+        .await;
+}

@@ -1,0 +1,323 @@
+//! A whole Banter of its own for one test: database, Redis, local AWS, and the checks that must hold after any test.
+
+use std::{
+    fmt::Write,
+    panic::{AssertUnwindSafe, resume_unwind},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use redis::AsyncCommands;
+use serde_json::Value;
+use servers::{Postgres, PostgresOptions, Redis, RedisOptions};
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::{
+    api::{Api, PATIENCE},
+    ledger::Ledger,
+    local_aws::{self, LocalAws, workspace_dir},
+    user::User,
+};
+
+/// A running Banter. Its parts are killed, frozen and restarted by tests.
+pub struct TestApp {
+    /// The local AWS with all functions.
+    pub aws: LocalAws,
+    /// The HTTP API.
+    pub api: Api,
+    /// The Postgres server. Tests that stop it ask for one of their own with [`Setup::own_postgres`].
+    pub postgres: Database,
+    /// The Redis of this test alone.
+    pub redis: Redis,
+    ledger: Ledger,
+    expected: Expected,
+}
+
+/// What a test breaks on purpose.
+#[derive(Default)]
+struct Expected {
+    failures: bool,
+    ghosts: bool,
+}
+
+/// A database of one test.
+pub struct Database {
+    server: Option<Postgres>,
+    admin_url: String,
+    name: String,
+}
+
+/// How a test wants its Banter.
+#[derive(Default)]
+#[must_use]
+pub struct Setup {
+    variables: Vec<(String, String)>,
+    own_postgres: bool,
+}
+
+impl Setup {
+    /// Sets a variable of the configuration.
+    pub fn set(mut self, variable: &str, value: &str) -> Self {
+        self.variables.retain(|(name, _)| name != variable);
+        self.variables.push((variable.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives the test a Postgres server that it may stop.
+    pub fn own_postgres(mut self) -> Self {
+        self.own_postgres = true;
+        self
+    }
+
+    /// Starts everything, runs the test, checks what must always hold, stops everything.
+    pub async fn run(self, test: impl AsyncFnOnce(&mut TestApp)) {
+        let mut app = TestApp::start(self).await;
+        let whole = async {
+            test(&mut app).await;
+            app.check().await;
+        };
+        if let Err(panic) = AssertUnwindSafe(whole).catch_unwind().await {
+            tell(&format!("---- the log of the local AWS ----\n{}", app.aws.log()));
+            resume_unwind(panic);
+        }
+        drop((app.aws, app.redis));
+        app.postgres.remove().await;
+    }
+}
+
+impl TestApp {
+    /// Runs a test on a Banter without throttles, with everything else as by default.
+    pub async fn run(test: impl AsyncFnOnce(&mut Self)) {
+        Self::setup().run(test).await;
+    }
+
+    /// A Banter without throttles, with everything else as by default.
+    pub fn setup() -> Setup {
+        // All tests come from one address and some write as fast as they can; throttles have tests of their own.
+        Setup::default().set("HTTP_THROTTLE", "unlimited").set("WEBSOCKET_THROTTLE", "unlimited")
+    }
+
+    /// A Banter with these variables.
+    pub fn with<const N: usize>(variables: [(&str, &str); N]) -> Setup {
+        variables.into_iter().fold(Self::setup(), |setup, (variable, value)| setup.set(variable, value))
+    }
+
+    async fn start(setup: Setup) -> Self {
+        let postgres = Database::create(setup.own_postgres).await;
+        let redis = Redis::start(RedisOptions::default()).await.expect("Redis starts");
+        let mut variables = setup.variables;
+        variables.push(("DATABASE_URL".to_owned(), postgres.url()));
+        variables.push(("REDIS_URL".to_owned(), redis.url()));
+        let template = local_aws::Setup::new(workspace_dir().join("template.yaml"));
+        let aws = variables.iter().fold(template, |setup, (name, value)| setup.variable(name, value));
+        let aws = aws.start().await.expect("the local AWS starts");
+        let ledger = Ledger::default();
+        let api = Api::new(&aws.endpoints.http, ledger.clone());
+        Self { aws, api, postgres, redis, ledger, expected: Expected::default() }
+    }
+
+    /// Somebody new.
+    pub async fn user(&self, first_name: &str) -> User {
+        User::sign_up(&self.api, &self.aws.endpoints.websocket, first_name).await
+    }
+
+    /// Two people with an open socket each, both in a room that the first one made.
+    pub async fn two_in_a_room(&self) -> (String, (User, crate::chat::Chat), (User, crate::chat::Chat)) {
+        let (ada, bob) = (self.user("Ada").await, self.user("Bob").await);
+        let room = ada.make_public_room().await;
+        let (at_ada, at_bob) = (ada.join(&room).await, bob.join(&room).await);
+        (room, (ada, at_ada), (bob, at_bob))
+    }
+
+    /// What the test's clients noted.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Says that this test makes calls fail with a status of 500 and more.
+    pub fn expect_failures(&mut self) {
+        self.expected.failures = true;
+    }
+
+    /// Says that this test leaves connections in Redis that nobody cleans up.
+    pub fn expect_ghosts(&mut self) {
+        self.expected.ghosts = true;
+    }
+
+    /// A connection to this test's Redis.
+    pub async fn redis(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.redis.url()).expect("the URL is Redis'");
+        client.get_multiplexed_async_connection().await.expect("Redis answers")
+    }
+
+    /// The keys in Redis that match a pattern.
+    pub async fn redis_keys(&self, pattern: &str) -> Vec<String> {
+        self.redis().await.keys(pattern).await.expect("Redis answers")
+    }
+
+    /// A connection to this test's database.
+    pub async fn database(&self) -> PgConnection {
+        PgConnection::connect(&self.postgres.url()).await.expect("Postgres answers")
+    }
+
+    /// Gives an account another id, for variables that name users and are set before anybody has signed up.
+    pub async fn give_id(&self, user: User, id: &str) -> User {
+        let mut database = self.database().await;
+        for statement in [
+            "update users set email = 'old-' || email where id = $2::text::uuid",
+            "insert into users (id, first_name, last_name, email, password_hash)
+             select $1::text::uuid, first_name, last_name, substr(email, 5), password_hash from users where id = $2::text::uuid",
+            "update sessions set user_id = $1::text::uuid where user_id = $2::text::uuid",
+        ] {
+            // Every statement takes both, used or not.
+            let statement = format!("with ids as (select $1::text, $2::text) {statement}");
+            let query = sqlx::query(sqlx::AssertSqlSafe(statement)).bind(id).bind(&user.id);
+            query.execute(&mut database).await.expect("the account can be moved");
+        }
+        user.with_id(id)
+    }
+
+    /// What must hold after every test. Stops the local AWS, because its log is whole only then.
+    async fn check(&mut self) {
+        self.check_acked().await;
+        self.check_connections().await;
+        self.aws.terminate().expect("the local AWS runs");
+        let status = self.aws.ended().await.expect("the local AWS stops");
+        assert!(status.success(), "the local AWS did not stop in good order: {status}");
+        check_log(&self.aws.log(), &self.ledger, &self.expected);
+    }
+
+    /// Acknowledged means kept: every event that a sender has an ack for is in its room's log, at its position.
+    async fn check_acked(&self) {
+        let acked = self.ledger.all_acked();
+        if acked.is_empty() {
+            return;
+        }
+        let mut redis = self.redis().await;
+        for acked in acked {
+            let key = format!("room:{{{}}}:log", acked.room);
+            let found: redis::streams::StreamRangeReply =
+                redis.xrange(key, &acked.position, &acked.position).await.expect("Redis answers");
+            let fields = found.ids.first().map(|entry| format!("{:?}", entry.map)).unwrap_or_default();
+            let bytes: Vec<u8> =
+                found.ids.iter().flat_map(|entry| entry.map.values()).flat_map(bytes).collect();
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(text.contains(&acked.event), "{acked:?} is not in the log, but {fields}");
+        }
+    }
+
+    /// Nothing is left of a connection that was closed, whether in good order or not.
+    async fn check_connections(&self) {
+        if self.expected.ghosts {
+            return;
+        }
+        let left = async || {
+            let mut left = Vec::new();
+            for pattern in ["connection:*", "user:*:connections", "room:*:subscribers", "room:*:online"] {
+                left.extend(self.redis_keys(pattern).await);
+            }
+            left
+        };
+        eventually("no key of a connection is left", async || {
+            let left = left().await;
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a failed test shows what happened, as its runner expects it")]
+fn tell(text: &str) {
+    eprintln!("{text}");
+}
+
+fn bytes(value: &redis::Value) -> Vec<u8> {
+    match value {
+        redis::Value::BulkString(bytes) => bytes.clone(),
+        other => format!("{other:?}").into_bytes(),
+    }
+}
+
+impl Database {
+    async fn create(own_server: bool) -> Self {
+        let given = std::env::var_os("TEST_POSTGRES_URL").and_then(|url| url.into_string().ok());
+        let (server, admin_url) = match given {
+            Some(url) if !own_server => (None, url),
+            _ => {
+                let server = Postgres::start(PostgresOptions::default()).await.expect("Postgres starts");
+                let url = server.url("postgres");
+                (Some(server), url)
+            }
+        };
+        let database = Self { server, admin_url, name: format!("test_{}", Uuid::new_v4().simple()) };
+        database.administer(&format!("create database {}", database.name)).await;
+        database
+    }
+
+    /// The server, for a test that stops it.
+    pub fn server(&mut self) -> &mut Postgres {
+        self.server.as_mut().expect("the test asked for a server of its own")
+    }
+
+    /// The connection string of the database.
+    pub fn url(&self) -> String {
+        let (server, options) = self.admin_url.split_once('?').unwrap_or((&self.admin_url, ""));
+        let (server, _) = server.rsplit_once('/').expect("the URL names a database");
+        format!("{server}/{}?{options}", self.name)
+    }
+
+    async fn administer(&self, statement: &str) {
+        let mut connection = PgConnection::connect(&self.admin_url).await.expect("Postgres answers");
+        connection.execute(sqlx::AssertSqlSafe(statement)).await.expect("the statement is valid");
+        connection.close().await.expect("Postgres answers");
+    }
+
+    async fn remove(self) {
+        // One's own server goes with everything in it.
+        if self.server.is_none() {
+            self.administer(&format!("drop database {} with (force)", self.name)).await;
+        }
+    }
+}
+
+/// Looks at a condition until it holds. Panics with what `look` said last if it does not for too long.
+pub async fn eventually<T>(condition: &str, look: impl AsyncFn() -> Result<T, String>) -> T {
+    const LOOK_AGAIN: Duration = Duration::from_millis(5);
+    let mut last = String::new();
+    let looking = async {
+        loop {
+            match look().await {
+                Ok(held) => return held,
+                Err(seen) => last = seen,
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    match timeout(PATIENCE, looking).await {
+        Ok(held) => held,
+        Err(_) => panic!("waited in vain until {condition}: {last}"),
+    }
+}
+
+/// The log holds no secret, and no failure that the test did not cause on purpose.
+fn check_log(log: &str, ledger: &Ledger, expected: &Expected) {
+    let mut faults = String::new();
+    let secrets = ledger.all_secrets();
+    for line in log.lines() {
+        if let Some(secret) = secrets.iter().find(|secret| line.contains(secret.as_str())) {
+            writeln!(faults, "the secret {secret} is in the log: {line}").expect("a string takes all");
+        }
+        if line.contains("panicked") || (!expected.failures && tells_of_failure(line)) {
+            writeln!(faults, "{line}").expect("a string takes all");
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+}
+
+fn tells_of_failure(line: &str) -> bool {
+    let Ok(line) = serde_json::from_str::<Value>(line) else { return false };
+    let is_error = line["level"].as_str().is_some_and(|level| level.eq_ignore_ascii_case("error"));
+    is_error || line["status"].as_u64().is_some_and(|status| 500 <= status)
+}
