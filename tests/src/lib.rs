@@ -3,9 +3,11 @@
 //! - [`local_aws`] starts the real binary `local`, [`websocket`] shows everything of a WebSocket, and [`fixture`] is a
 //!   Lambda function in a test's hands;
 //! - [`test_app`] is a whole Banter of its own for one test, with the checks that must hold after any test;
+//! - [`bench`] is what `./dev bench` measures;
 //! - [`api`], [`chat`] and [`user`] are its clients, [`view`] is a room as a client keeps it, [`ledger`] what they noted.
 
 pub mod api;
+pub mod bench;
 pub mod chat;
 pub mod fixture;
 pub mod ledger;
