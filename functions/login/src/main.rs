@@ -1,2 +1,19 @@
-//! tbd
-fn main() {}
+//! Wiring of the Lambda function `login`.
+
+use std::process::ExitCode;
+
+use lambda::Fatal;
+use login::App;
+use shared::{configuration::Environment, telemetry};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    lambda::exit(run().await)
+}
+
+async fn run() -> Result<(), Fatal> {
+    let environment = Environment::of_process();
+    telemetry::start(&environment)?;
+    let app = App::from_env(&environment).await?;
+    lambda::http::run("login", login::router(app)).await
+}

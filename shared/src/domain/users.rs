@@ -150,6 +150,11 @@ impl NewPassword {
         Ok(Self(raw.to_owned()))
     }
 
+    /// The same password, as if it had been typed to prove who one is.
+    pub fn retyped(&self) -> TypedPassword {
+        TypedPassword(self.0.clone())
+    }
+
     /// The bytes to hash.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()

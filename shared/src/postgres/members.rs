@@ -85,7 +85,8 @@ impl Postgres {
             .await
     }
 
-    /// Removes a member, if `decide` lets it happen. One who is no member is removed already.
+    /// Removes a member, if `decide` lets it happen, and tells how things stood before. One who is no member is removed
+    /// already.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such room; [`Error::Conflict`] if the room would lose its last owner; what
@@ -96,7 +97,7 @@ impl Postgres {
         actor: UserId,
         member: UserId,
         decide: impl FnOnce(Situation) -> Result<()> + Send,
-    ) -> Result<()> {
+    ) -> Result<Situation> {
         self.link
             .run_whole("removing a member", async |connection| {
                 let situation = lock(connection, room, actor, member).await?;
@@ -109,7 +110,7 @@ impl Postgres {
                 )
                 .execute(connection)
                 .await?;
-                Ok(())
+                Ok(situation)
             })
             .await
     }

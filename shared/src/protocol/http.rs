@@ -5,10 +5,29 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Author, Failure, Timestamp, frames::Event};
-use crate::domain::{
-    rooms::{Kind, Role, Room},
-    users::User,
+use crate::{
+    domain::{
+        Invalid,
+        rooms::{Kind, Role, Room},
+        users::User,
+    },
+    postgres::{Member, Session},
+    token::Token,
 };
+
+/// How many items a page has if nothing is said.
+pub const USUAL_PAGE: usize = 50;
+/// How many items a page has at most.
+pub const LARGEST_PAGE: usize = 200;
+
+/// Parses the `limit` of a query.
+///
+/// # Errors
+/// It is no whole number from 1 to [`LARGEST_PAGE`].
+pub fn parse_limit(raw: &str) -> Result<usize, Invalid> {
+    let limit = raw.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
+    limit.ok_or(Invalid::because("must be a whole number from 1 to 200"))
+}
 
 /// The body of every failed call.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,6 +72,17 @@ pub struct SessionBody {
     pub token: String,
     /// When the session ends if it is not used; every use moves it.
     pub expires_at: Timestamp,
+}
+
+impl SessionBody {
+    /// A session that was just opened, with the token that nobody will be told again.
+    pub fn new(session: &Session, token: &Token) -> Self {
+        Self {
+            user: UserBody::from(&session.user),
+            token: token.as_str().to_owned(),
+            expires_at: Timestamp(session.expires_at),
+        }
+    }
 }
 
 /// A ticket: opens one WebSocket, once.
@@ -135,6 +165,14 @@ pub struct MemberBody {
     pub user: PersonBody,
     /// What they may do.
     pub role: Role,
+}
+
+impl From<&Member> for MemberBody {
+    fn from(member: &Member) -> Self {
+        let Member { user, first_name, last_name, role } = member;
+        let (first_name, last_name) = (first_name.as_str().to_owned(), last_name.as_str().to_owned());
+        Self { user: PersonBody { id: user.as_uuid(), first_name, last_name }, role: *role }
+    }
 }
 
 /// A page of members.
@@ -243,8 +281,8 @@ pub struct TitleRequest {
 /// What a membership takes.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MemberRequest {
-    /// The role to give.
-    pub role: Role,
+    /// The role to give. Absent: the one that the user has, or `member`.
+    pub role: Option<Role>,
 }
 
 /// Whether the parts that Banter needs answer.

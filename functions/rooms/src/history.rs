@@ -1,0 +1,69 @@
+//! `GET /rooms/{room}/messages`.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use lambda::http::{Authenticated, Failed, QueryForm, RoomInPath};
+use shared::{
+    Result,
+    domain::{Invalid, messages::Position},
+    protocol::{
+        Form,
+        http::{MessageList, USUAL_PAGE, parse_limit},
+        openapi::{OutageResponses, QueryResponses, RoomResponses, SessionResponses},
+    },
+    redis::Cursor,
+};
+
+use crate::App;
+
+/// Read a room's history
+///
+/// Oldest first in a page. Without `before` and `after`: the newest page.
+#[utoipa::path(
+    get, path = "/rooms/{room}/messages", tag = "rooms", operation_id = "readMessages", security(("bearer" = [])),
+    params(
+        ("room" = String, Path, description = "The room's id."),
+        ("before" = Option<String>, Query, description = "Only what is older than this position: `previous` of a page."),
+        ("after" = Option<String>, Query, description = "Only what is newer than this position: `next` of a page."),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 200, description = "How many at most; 50 by default."),
+    ),
+    responses(
+        (status = 200, description = "A page of messages.", body = MessageList),
+        SessionResponses, RoomResponses, QueryResponses, OutageResponses,
+    ),
+)]
+pub(crate) async fn read(
+    State(app): State<Arc<App>>,
+    Authenticated(session): Authenticated,
+    RoomInPath(id): RoomInPath,
+    QueryForm(query): QueryForm,
+) -> Result<Json<MessageList>, Failed> {
+    let Query { cursor, limit } = Query::parse(query)?;
+    let (room, _) = app.open_room(&id, session.user.id).await?;
+
+    let page = app.redis.page(&room.id, cursor, limit).await?;
+
+    let next = page.newer.then(|| page.events.last().map(|event| event.position.to_string())).flatten();
+    let previous = page.older.then(|| page.events.first().map(|event| event.position.to_string())).flatten();
+    Ok(Json(MessageList { messages: page.events, next, previous }))
+}
+
+struct Query {
+    cursor: Cursor,
+    limit: usize,
+}
+
+impl Query {
+    fn parse(mut query: Form) -> Result<Self> {
+        let before = query.optional("before", Position::parse);
+        let after = query.optional("after", Position::parse);
+        let limit = query.optional("limit", parse_limit);
+        if before.is_some() && after.is_some() {
+            query.fail::<Position>("before", Invalid::because("must not stand beside after"));
+        }
+        query.check()?;
+        let cursor = before.map(Cursor::Before).or(after.map(Cursor::After)).unwrap_or(Cursor::Newest);
+        Ok(Self { cursor, limit: limit.unwrap_or(USUAL_PAGE) })
+    }
+}

@@ -1,0 +1,153 @@
+//! `GET /rooms/{room}/members`; `PUT`, `DELETE /rooms/{room}/members/{user_id}`.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use lambda::http::{Authenticated, Failed, OptionalJsonBody, QueryForm, RoomInPath, UserInPath};
+use shared::{
+    Result,
+    domain::{rooms::Role, users::UserId},
+    protocol::{
+        Form,
+        http::{FailureBody, MemberBody, MemberList, MemberRequest, USUAL_PAGE, parse_limit},
+        openapi::{
+            BodyResponses, OutageResponses, PermissionResponses, QueryResponses, RoomResponses,
+            SessionResponses,
+        },
+    },
+};
+
+use crate::App;
+
+/// List the members of a room
+#[utoipa::path(
+    get, path = "/rooms/{room}/members", tag = "members", operation_id = "listMembers", security(("bearer" = [])),
+    params(
+        ("room" = String, Path, description = "The room's id."),
+        ("after" = Option<uuid::Uuid>, Query, description = "Only members behind this id: `next` of the page before."),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 200, description = "How many at most; 50 by default."),
+    ),
+    responses(
+        (status = 200, description = "A page of members.", body = MemberList),
+        SessionResponses, RoomResponses, QueryResponses, OutageResponses,
+    ),
+)]
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Authenticated(session): Authenticated,
+    RoomInPath(id): RoomInPath,
+    QueryForm(query): QueryForm,
+) -> Result<Json<MemberList>, Failed> {
+    let Query { after, limit } = Query::parse(query)?;
+    let (room, _) = app.open_room(&id, session.user.id).await?;
+
+    let page = app.postgres.members(&room.id, after, limit).await?;
+
+    let next = page.more.then(|| page.items.last().map(|member| member.user.as_uuid())).flatten();
+    Ok(Json(MemberList { members: page.items.iter().map(MemberBody::from).collect(), next }))
+}
+
+struct Query {
+    after: Option<UserId>,
+    limit: usize,
+}
+
+impl Query {
+    fn parse(mut query: Form) -> Result<Self> {
+        let after = query.optional("after", UserId::parse);
+        let limit = query.optional("limit", parse_limit);
+        query.check()?;
+        Ok(Self { after, limit: limit.unwrap_or(USUAL_PAGE) })
+    }
+}
+
+/// Join, invite, or change a role
+///
+/// You put yourself into a public room; moderators and owners put others into theirs; owners give roles.
+#[utoipa::path(
+    put, path = "/rooms/{room}/members/{user_id}", tag = "members", operation_id = "putMember",
+    security(("bearer" = [])),
+    params(
+        ("room" = String, Path, description = "The room's id."),
+        ("user_id" = uuid::Uuid, Path, description = "Who is to be a member."),
+    ),
+    request_body(content = Option<MemberRequest>, description = "May be absent: then the role stays, or is `member`."),
+    responses(
+        (status = 200, description = "The member.", body = MemberBody),
+        (status = 409, description = "`conflict`: the room would lose its last owner.", body = FailureBody),
+        SessionResponses, PermissionResponses, RoomResponses, BodyResponses, OutageResponses,
+    ),
+)]
+pub(crate) async fn put(
+    State(app): State<Arc<App>>,
+    Authenticated(session): Authenticated,
+    RoomInPath(room): RoomInPath,
+    UserInPath(user): UserInPath,
+    OptionalJsonBody(form): OptionalJsonBody,
+) -> Result<Json<MemberBody>, Failed> {
+    let asked = parse_role(form)?;
+    let actor = session.user.id;
+
+    let decide = app.postgres.give_role(&room, actor, user, |situation| {
+        let role = asked.or(situation.member).unwrap_or(Role::Member);
+        let standing = app.standing(actor, situation.kind, situation.actor);
+        if user == actor {
+            standing.may_take(role)?;
+        } else {
+            standing.may_give(role, situation.member)?;
+        }
+        Ok(role)
+    });
+    let member = decide.await?;
+
+    Ok(Json(MemberBody::from(&member)))
+}
+
+fn parse_role(mut form: Form) -> Result<Option<Role>> {
+    let role = form.optional("role", Role::parse);
+    form.check()?;
+    Ok(role)
+}
+
+/// Leave, or remove a member
+///
+/// Ends the user's subscriptions in the room. If it answers `unavailable`, the member is removed, but may still hear of
+/// the room: then the call can be repeated.
+#[utoipa::path(
+    delete, path = "/rooms/{room}/members/{user_id}", tag = "members", operation_id = "removeMember",
+    security(("bearer" = [])),
+    params(
+        ("room" = String, Path, description = "The room's id."),
+        ("user_id" = uuid::Uuid, Path, description = "Who is to be a member no more."),
+    ),
+    responses(
+        (status = 204, description = "The user is no member."),
+        (status = 409, description = "`conflict`: the room would lose its last owner.", body = FailureBody),
+        SessionResponses, PermissionResponses, RoomResponses, OutageResponses,
+    ),
+)]
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    Authenticated(session): Authenticated,
+    RoomInPath(room): RoomInPath,
+    UserInPath(user): UserInPath,
+) -> Result<StatusCode, Failed> {
+    let actor = session.user.id;
+    let leaves = user == actor;
+
+    let before = app.postgres.remove_member(&room, actor, user, |situation| {
+        if leaves {
+            return Ok(());
+        }
+        Ok(app.standing(actor, situation.kind, situation.actor).may_remove(situation.member)?)
+    });
+    let before = before.await?;
+    app.redis.expel(&room, user).await?;
+
+    // One who leaves a private room without being in it either repeats a call that had lost Redis half-way, so the
+    // subscriptions had to be ended, or guesses; neither may learn that the room exists.
+    if leaves {
+        app.standing(actor, before.kind, before.member).may_take_part()?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
