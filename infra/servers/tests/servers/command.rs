@@ -1,10 +1,7 @@
 //! The binary: a command with a server beside it.
 
-use crate::{eventually, is_running};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use crate::{eventually, is_running, send};
+use nix::sys::signal::Signal;
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
@@ -32,10 +29,6 @@ async fn start(with: &str, script: &str) -> (Child, String, Lines<BufReader<Chil
 
 fn pid(child: &Child) -> u32 {
     child.id().expect("it runs")
-}
-
-fn send(pid: u32, signal: Signal) {
-    kill(Pid::from_raw(pid.try_into().expect("a process id")), signal).expect("it runs");
 }
 
 /// The folder of a temporary Postgres, and its process.
@@ -69,7 +62,8 @@ async fn a_command_that_does_not_exist_is_named() {
     let output = output.await.expect("servers runs");
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(message, "servers: starting no-such-command: No such file or directory (os error 2)\n");
+    assert!(message.starts_with("servers: starting no-such-command: "), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
 }
 
 #[tokio::test]

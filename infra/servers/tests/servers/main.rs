@@ -4,6 +4,10 @@ mod command;
 mod postgres;
 mod redis;
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{path::Path, time::Duration};
 
 /// Waits until something holds; what for is said if it never does.
@@ -19,9 +23,18 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 /// Whether a process is there and not just waiting for its parent to notice its end.
 fn is_running(pid: u32) -> bool {
-    let ps = std::process::Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output();
-    let state = String::from_utf8(ps.expect("ps runs").stdout).expect("ps speaks ASCII");
-    !state.trim().is_empty() && !state.starts_with('Z')
+    let state = if cfg!(target_os = "linux") {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned()).unwrap_or_default()
+    } else {
+        let ps = std::process::Command::new("ps").args(["-o", "state=", "-p", &pid.to_string()]).output();
+        String::from_utf8(ps.expect("ps runs").stdout).expect("ps speaks ASCII").trim().to_owned()
+    };
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.try_into().expect("a process id")), signal).expect("it runs");
 }
 
 async fn is_gone(pid: u32, folder: &Path) {

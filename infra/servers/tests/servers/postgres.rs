@@ -1,4 +1,5 @@
-use crate::{eventually, is_gone, is_running};
+use crate::{eventually, is_gone, is_running, send};
+use nix::sys::signal::Signal;
 use servers::{Error, Postgres, PostgresOptions};
 use sqlx::{Connection, PgConnection};
 use std::{
@@ -133,7 +134,7 @@ async fn a_killed_server_recovers_with_what_was_committed() {
 async fn a_server_that_died_by_itself_can_be_resumed() {
     let mut postgres = start().await;
     let pid = postgres.pid().expect("it runs");
-    std::process::Command::new("kill").args(["-s", "QUIT", &pid.to_string()]).status().expect("kill runs");
+    send(pid, Signal::SIGQUIT);
     eventually("the server ends", async || !is_running(pid)).await;
     eventually("another one runs", async || {
         postgres.resume().await.expect("comes back");

@@ -1,4 +1,5 @@
-use crate::{eventually, is_gone, is_running};
+use crate::{eventually, is_gone, is_running, send};
+use nix::sys::signal::Signal;
 use redis::{AsyncCommands, Client, TlsCertificates, aio::MultiplexedConnection};
 use servers::{Error, Redis, RedisOptions};
 use std::{
@@ -52,22 +53,17 @@ async fn nobody_without_the_password_is_answered() {
     let mut stranger = client.get_multiplexed_async_connection().await.expect("the port is open");
     let refused = stranger.get::<_, Option<String>>("kept").await.expect_err("a password is needed");
     assert_eq!(refused.code(), Some("NOAUTH"), "{refused}");
+}
 
-    let arguments = std::process::Command::new("ps")
-        .args(["-o", "args=", "-p", &server.pid().expect("it runs").to_string()])
-        .output()
-        .expect("ps runs");
-    let (_, password) = server
-        .url()
-        .split('@')
-        .next()
-        .and_then(|url| url.rsplit_once(':'))
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .expect("it has a password");
-    assert!(
-        !String::from_utf8_lossy(&arguments.stdout).contains(&password),
-        "nobody can read it from the list of processes"
-    );
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nobody_can_read_the_password_from_the_list_of_processes() {
+    let server = start(RedisOptions::default()).await;
+    let url = server.url();
+    let password = url.split(['@', ':']).nth(2).expect("it has a password");
+    let arguments = fs::read(format!("/proc/{}/cmdline", server.pid().expect("it runs"))).expect("it runs");
+    let arguments = String::from_utf8_lossy(&arguments);
+    assert!(arguments.contains("redis-server") && !arguments.contains(password), "{arguments}");
 }
 
 #[tokio::test]
@@ -127,7 +123,7 @@ async fn stopping_and_resuming_twice_is_doing_it_once() {
 async fn a_server_that_died_by_itself_can_be_resumed() {
     let mut server = start(RedisOptions::default()).await;
     let pid = server.pid().expect("it runs");
-    std::process::Command::new("kill").args(["-s", "KILL", &pid.to_string()]).status().expect("kill runs");
+    send(pid, Signal::SIGKILL);
     eventually("another one runs", async || {
         server.resume().await.expect("comes back");
         server.pid() != Some(pid)
@@ -242,11 +238,8 @@ async fn a_server_that_does_not_start_says_why_in_its_own_words() {
 async fn a_server_whose_watchdog_is_killed_ends_too() {
     let server = start(RedisOptions::default()).await;
     let pid = server.pid().expect("it runs");
-    let ps = std::process::Command::new("ps")
-        .args(["-o", "ppid=", "-p", &pid.to_string()])
-        .output()
-        .expect("ps runs");
-    let watchdog = String::from_utf8(ps.stdout).expect("ps speaks ASCII");
-    std::process::Command::new("kill").args(["-s", "KILL", watchdog.trim()]).status().expect("kill runs");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("it has a parent");
+    send(parent.trim().parse().expect("a process id"), Signal::SIGKILL);
     eventually("the server ends", async || !is_running(pid)).await;
 }
