@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use aws_sdk_apigatewaymanagement::primitives::Blob;
 use serde_json::json;
+use tests::fixture::Instruction;
 
-use crate::harness::Gateway;
+use crate::harness::{Gateway, check_error_frame};
 
 #[tokio::test]
 async fn a_dropped_disconnect_is_never_told() -> Result<()> {
@@ -97,4 +98,18 @@ async fn a_delayed_post_is_answered_late_and_delays_nobody_else() -> Result<()> 
         assert_eq!(socket.next().await?, "x");
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_function_that_is_killed_in_the_middle_of_a_call_is_an_internal_server_error() -> Result<()> {
+    let mut gateway = Gateway::start().await?;
+    let (mut socket, id) = gateway.connect_with_id().await?;
+    gateway.aws.faults(&json!({"kill": {"function": "reply", "after_ms": 20}})).await?;
+    gateway.functions.script("reply", Instruction::Hang);
+    socket.send_json(&json!({"action": "reply"})).await?;
+    check_error_frame(&socket.next_json().await?, "Internal server error", &id);
+
+    gateway.aws.faults(&json!({})).await?;
+    gateway.functions.hold("reply");
+    gateway.check_nothing_waits(&mut socket).await
 }

@@ -12,5 +12,6 @@ mod faults;
 mod handshake;
 mod harness;
 mod limits;
+mod log;
 mod replies;
 mod routing;

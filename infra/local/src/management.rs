@@ -43,7 +43,7 @@ pub(crate) async fn answer(
     response.headers_mut().insert("x-amzn-requestid", request_id_value);
     gateway.log.write(&Access {
         api: Api::Management,
-        route: &format!("{method} /@connections/{{id}}"),
+        route: route(&method),
         status: response.status().as_u16(),
         duration: started.elapsed(),
         request_id: request_id.as_str(),
@@ -53,6 +53,16 @@ pub(crate) async fn answer(
         error: None,
     });
     response
+}
+
+/// The route in the log. It is written for every push, so that it is not put together each time.
+fn route(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "POST /@connections/{id}",
+        Method::GET => "GET /@connections/{id}",
+        Method::DELETE => "DELETE /@connections/{id}",
+        _ => "/@connections/{id}",
+    }
 }
 
 /// Why a call is refused, as the SDKs know it.

@@ -26,6 +26,7 @@ use super::socket::{self, End};
 use super::{Called, Gateway};
 use crate::access_log::{Access, Api};
 use crate::ids::Id;
+use crate::template::{Authorizer, Route};
 
 /// What is read from a socket at once, and what is kept for every open connection.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
@@ -117,6 +118,13 @@ struct Opening {
     started: Instant,
 }
 
+/// Who had the last word on a handshake.
+enum Judge {
+    Gateway,
+    Authorizer,
+    Connect,
+}
+
 /// What authorizer and `$connect` make of a handshake.
 enum Verdict {
     Open {
@@ -140,9 +148,9 @@ impl Opening {
         upgrade: OnUpgrade,
         answer: oneshot::Sender<Response<Full<Bytes>>>,
     ) {
-        let verdict = self.judge().await;
+        let (judge, verdict) = self.judge().await;
         let mut response = self.response(&verdict, accept);
-        self.log(&verdict);
+        self.log(&judge, &verdict);
         let Verdict::Open { authorizer, protocol } = verdict else {
             // If the client has left, nobody is there to be refused.
             let _ = answer.send(response);
@@ -166,62 +174,48 @@ impl Opening {
         }
     }
 
-    async fn judge(&self) -> Verdict {
-        if self.gateway.closing.is_cancelled() {
-            return error(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", "shutting down");
+    async fn judge(&self) -> (Judge, Verdict) {
+        let gateway = &self.gateway;
+        if gateway.closing.is_cancelled() {
+            return (
+                Judge::Gateway,
+                error(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", "shutting down"),
+            );
         }
-        let authorizer = match self.authorize().await {
-            Ok(authorizer) => authorizer,
-            Err(Refusal::Unauthorized) => {
-                return Verdict::Error {
-                    status: StatusCode::UNAUTHORIZED,
-                    message: "Unauthorized",
-                    cause: None,
-                };
+        let authorizer = match &gateway.api.authorizer {
+            Some(authorizer) if !authorizer::has_identity(authorizer, &self.request) => {
+                return (Judge::Gateway, refusal(Refusal::Unauthorized));
             }
-            Err(Refusal::Denied) => {
-                return Verdict::Error { status: StatusCode::FORBIDDEN, message: "Forbidden", cause: None };
-            }
-            Err(Refusal::Failed(cause)) => {
-                return error(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error", cause);
-            }
+            Some(authorizer) => match self.authorize(authorizer).await {
+                Ok(identity) => Some(identity),
+                Err(why) => return (Judge::Authorizer, refusal(why)),
+            },
+            None => None,
         };
-        self.connect(authorizer).await
+        match gateway.api.routes.get(CONNECT) {
+            Some(route) => (Judge::Connect, self.connect(route, authorizer).await),
+            None => (Judge::Gateway, Verdict::Open { authorizer, protocol: None }),
+        }
     }
 
-    async fn authorize(&self) -> Result<Option<Box<RawValue>>, Refusal> {
-        let gateway = &self.gateway;
-        let Some(authorizer) = &gateway.api.authorizer else { return Ok(None) };
-        if !authorizer::has_identity(authorizer, &self.request) {
-            return Err(Refusal::Unauthorized);
-        }
-        let event = events::authorize(&gateway.names, &self.caller, &self.request, self.request_id);
+    async fn authorize(&self, authorizer: &Authorizer) -> Result<Box<RawValue>, Refusal> {
+        let names = &self.gateway.names;
+        let event = events::authorize(names, &self.caller, &self.request, self.request_id);
         let asked_at = Instant::now();
-        match gateway.lambda.invoke(&authorizer.function, event).await {
+        match self.gateway.lambda.invoke(&authorizer.function, event).await {
             Err(_) => Err(Refusal::Failed("the authorizer cannot be invoked")),
             Ok(thrown) if thrown.function_error.is_some() => {
                 Err(authorizer::refusal_of_error(&thrown.payload))
             }
-            Ok(answered) => {
-                authorizer::identity(&answered.payload, &events::method_arn(&gateway.names), asked_at)
-                    .map(Some)
-            }
+            Ok(answered) => authorizer::identity(&answered.payload, &events::method_arn(names), asked_at),
         }
     }
 
-    async fn connect(&self, authorizer: Option<Box<RawValue>>) -> Verdict {
-        let gateway = &self.gateway;
-        let Some(route) = gateway.api.routes.get(CONNECT) else {
-            return Verdict::Open { authorizer, protocol: None };
-        };
-        let event = events::connect(
-            &gateway.names,
-            &self.caller,
-            authorizer.as_deref(),
-            &self.request,
-            self.request_id,
-        );
-        let called = gateway.call(route, event).await;
+    async fn connect(&self, route: &Route, authorizer: Option<Box<RawValue>>) -> Verdict {
+        let names = &self.gateway.names;
+        let event =
+            events::connect(names, &self.caller, authorizer.as_deref(), &self.request, self.request_id);
+        let called = self.gateway.call(route, event).await;
         let cause = called.cause().map(str::to_owned);
         let (status, message) = match called {
             Called::Answered(answer) if answer.status.is_success() => {
@@ -257,13 +251,18 @@ impl Opening {
         }
     }
 
-    fn log(&self, verdict: &Verdict) {
+    fn log(&self, judge: &Judge, verdict: &Verdict) {
         let (status, error) = match verdict {
             Verdict::Open { .. } => (StatusCode::SWITCHING_PROTOCOLS, None),
             Verdict::Status(status) => (*status, None),
             Verdict::Error { status, cause, .. } => (*status, cause.as_deref()),
         };
-        let route = self.gateway.api.routes.get(CONNECT);
+        let api = &self.gateway.api;
+        let function = match judge {
+            Judge::Gateway => None,
+            Judge::Authorizer => api.authorizer.as_ref().map(|authorizer| &authorizer.function),
+            Judge::Connect => api.routes.get(CONNECT).map(|route| &route.function),
+        };
         self.gateway.log.write(&Access {
             api: Api::Websocket,
             route: CONNECT,
@@ -271,10 +270,22 @@ impl Opening {
             duration: self.started.elapsed(),
             request_id: self.request_id.as_str(),
             connection_id: Some(self.caller.connection_id.as_str()),
-            function: route.map(|route| route.function.as_str()),
+            function: function.map(String::as_str),
             source_ip: Some(self.caller.source_ip),
             error,
         });
+    }
+}
+
+fn refusal(why: Refusal) -> Verdict {
+    match why {
+        Refusal::Unauthorized => {
+            Verdict::Error { status: StatusCode::UNAUTHORIZED, message: "Unauthorized", cause: None }
+        }
+        Refusal::Denied => {
+            Verdict::Error { status: StatusCode::FORBIDDEN, message: "Forbidden", cause: None }
+        }
+        Refusal::Failed(cause) => error(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error", cause),
     }
 }
 

@@ -10,7 +10,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -93,7 +93,7 @@ impl Socket {
     async fn converse(&mut self) -> End {
         let connection = Arc::clone(&self.connection);
         let mut close = std::pin::pin!(connection.close.cancelled());
-        let mut alarm = std::pin::pin!(sleep_until(self.deadline()));
+        let mut alarm = std::pin::pin!(sleep(self.time_left()));
         loop {
             tokio::select! {
                 received = poll_fn(|cx| self.poll(cx)) => match self.receive(received) {
@@ -102,23 +102,22 @@ impl Socket {
                 },
                 () = &mut close => return self.told_to_close(),
                 () = &mut alarm => {
-                    // Activity only moves the deadline; the alarm is set anew when it has rung.
-                    let deadline = self.deadline();
-                    if deadline <= Instant::now() {
+                    // Activity only makes more time; the alarm is set anew when it has rung.
+                    let left = self.time_left();
+                    if left.is_zero() {
                         return End::GOING_AWAY;
                     }
-                    alarm.as_mut().reset(deadline);
+                    alarm.as_mut().reset(Instant::now() + left);
                 }
             }
         }
     }
 
-    /// When the connection has been idle for too long, or open for too long.
-    fn deadline(&self) -> Instant {
+    /// Until the connection has been idle for too long, or open for too long.
+    fn time_left(&self) -> Duration {
         let limits = &self.gateway.limits;
         let age = (self.connection.last_active() + limits.idle).min(limits.connection);
-        // Rounded up: the last activity is kept in whole milliseconds.
-        Instant::now() + age.saturating_sub(self.connection.age()) + Duration::from_millis(1)
+        age.saturating_sub(self.connection.age())
     }
 
     fn told_to_close(&self) -> End {
