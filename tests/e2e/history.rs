@@ -109,7 +109,6 @@ async fn a_cursor_or_a_limit_that_is_none_is_refused() {
         let (room, (ada, mut at_ada), _) = app.two_in_a_room().await;
         for (field, value) in [
             ("before", "soon"),
-            ("before", ""),
             ("after", "1"),
             ("after", "-1-0"),
             ("after", "1-0-0"),
@@ -136,7 +135,7 @@ async fn a_cursor_or_a_limit_that_is_none_is_refused() {
 async fn a_page_that_is_too_large_for_a_frame_is_cut_and_says_so() {
     TestApp::run(async |app| {
         let (room, (_, mut at_ada), (bob, _)) = app.two_in_a_room().await;
-        // 16,000 bytes each: six of them fit into 96 KiB.
+        // Some 16,300 bytes each: five of them fit into 96 KiB.
         for n in 0..14 {
             let longest: String =
                 char::from_digit(n, 36).into_iter().chain("😀".repeat(3_999).chars()).collect();
@@ -149,7 +148,7 @@ async fn a_page_that_is_too_large_for_a_frame_is_cut_and_says_so() {
         let newest = chat.join(&room).await;
         assert_eq!(
             (firsts(&newest).as_str(), &newest["more"]),
-            ("89abcd", &json!(true)),
+            ("9abcd", &json!(true)),
             "the nearest to now"
         );
 

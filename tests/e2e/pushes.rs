@@ -32,6 +32,7 @@ async fn a_receiver_that_is_gone_without_a_word_is_forgotten_by_the_next_message
 #[tokio::test]
 async fn a_push_that_is_refused_for_a_while_is_tried_again() {
     TestApp::run(async |app| {
+        app.expect_failures();
         let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
         for status in [429, 500, 503] {
             let faults = json!({"management": {"status": status, "share": 0.5}});
@@ -50,6 +51,7 @@ async fn a_push_that_is_refused_for_a_while_is_tried_again() {
 async fn pushes_that_fail_delay_an_ack_no_longer_than_the_budget_and_are_seen_by_a_ping() {
     TestApp::with([("PUSH_BUDGET_MS", "300")])
         .run(async |app| {
+            app.expect_failures();
             let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
             let first = at_ada.send(&room, "This one comes through").await;
             at_bob.push().await;

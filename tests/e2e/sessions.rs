@@ -4,7 +4,12 @@ use http::Method;
 use redis::AsyncCommands;
 use serde_json::json;
 use sqlx::Executor;
-use tests::{api::Answer, chat::Chat, test_app::TestApp, user::User};
+use tests::{
+    api::Answer,
+    chat::{Chat, check_error},
+    test_app::TestApp,
+    user::User,
+};
 
 /// The close code that API Gateway gives to a connection that was deleted.
 const CLOSED_BY_US: u16 = 1000;
@@ -180,10 +185,15 @@ async fn forget(app: &TestApp, user: &User) {
     assert_eq!(deleted, 1, "the connection was recorded");
 }
 
-async fn refused_and_closed(mut socket: Chat, room: &str) {
-    let send = json!({"action": "send", "room": room, "text": "I should not be here any more"});
-    socket.refused(send, "unauthorized").await;
+/// The frame is not done, and the socket is closed, perhaps before the refusal has reached it.
+async fn refused_and_closed(app: &TestApp, mut socket: Chat, room: &str) {
+    socket.post(&json!({"action": "send", "room": room, "text": "I should not be here any more"})).await;
     assert_eq!(socket.closed().await, CLOSED_BY_US);
+    for reply in socket.take_replies() {
+        check_error(&reply, "unauthorized");
+    }
+    let log: u64 = app.redis().await.xlen(format!("room:{{{room}}}:log")).await.expect("Redis answers");
+    assert_eq!(log, 1, "only what Ada wrote while she was welcome");
 }
 
 #[tokio::test]
@@ -195,8 +205,8 @@ async fn a_socket_that_redis_has_forgotten_speaks_on_if_its_session_lives_and_is
         // Nobody in Redis knows Bob's socket by now, so the log-out cannot close it.
         log_out(&bob).await.expect(204);
         at_ada.send(&room, "Is anybody listening to this?").await;
-        refused_and_closed(at_bob, &room).await;
-        at_ada.send(&room, "Once more, for the log").await;
+        refused_and_closed(app, at_bob, &room).await;
+        at_ada.send(&room, "Once more, now that he has gone").await;
     })
     .await;
 }
@@ -204,14 +214,15 @@ async fn a_socket_that_redis_has_forgotten_speaks_on_if_its_session_lives_and_is
 #[tokio::test]
 async fn a_socket_whose_session_ran_out_goes_on_until_redis_forgets_it_and_ends_then() {
     TestApp::run(async |app| {
-        let (room, (ada, at_ada), _) = app.two_in_a_room().await;
+        let (room, (ada, mut at_ada), _) = app.two_in_a_room().await;
+        at_ada.send(&room, "While Redis knows me, I speak").await;
         app.database()
             .await
             .execute("update sessions set expires_at = now() - interval '1 second'")
             .await
             .expect("sessions expire");
         forget(app, &ada).await;
-        refused_and_closed(at_ada, &room).await;
+        refused_and_closed(app, at_ada, &room).await;
     })
     .await;
 }

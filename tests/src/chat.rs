@@ -192,6 +192,11 @@ impl Chat {
         self.socket.close(1000, "").await.expect("the line is open");
     }
 
+    /// Every reply that has come and was not read yet.
+    pub fn take_replies(&mut self) -> VecDeque<Value> {
+        std::mem::take(&mut self.replies)
+    }
+
     /// Everything that was pushed and not read yet, in the order in which it came.
     pub fn take_pushes(&mut self) -> VecDeque<Value> {
         std::mem::take(&mut self.pushes)

@@ -69,6 +69,12 @@ impl User {
         Self { id: id.to_owned(), ..self }
     }
 
+    /// The same person at another address, with the same session.
+    pub fn at(&self, http_url: &str, websocket_url: &str) -> Self {
+        let api = Api::new(http_url, self.api.ledger().clone());
+        Self { api, websocket_url: websocket_url.to_owned(), ..self.clone() }
+    }
+
     /// The API that the account is at.
     pub fn api(&self) -> &Api {
         &self.api
