@@ -1,6 +1,10 @@
 //! The log: one JSON object a line, on standard output, where Lambda picks it up.
 
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::configuration::{ConfigurationError, Environment, LogSection};
 
@@ -26,9 +30,16 @@ pub fn start(environment: &Environment) -> Result<(), ConfigurationError> {
         "signup",
         "web",
     ];
+    // The runtime reports every error that a function returns as a fault. The authorizer's refusals are none, and what
+    // is one is in the access line and its cause beside it.
+    let runtime = ("lambda_runtime::layers::panic", LevelFilter::OFF);
     let filter = Targets::new()
         .with_default(tracing::Level::WARN.min(level))
-        .with_targets(ours.map(|target| (target, level)));
+        .with_targets(ours.map(|target| (target, level)))
+        .with_targets([runtime])
+        // Repeats what a handler has failed with, as an error and without an id: also for every handshake that is refused
+        // for good reason. The line of the call tells of it already.
+        .with_target("lambda_runtime::layers::panic", LevelFilter::OFF);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer();
     // A second start in one process is a mistake of ours, and the first log goes on.
