@@ -136,7 +136,7 @@ impl Setup {
         // One that was killed has left its own.
         let _ = std::fs::remove_file(state.path().join(ENDPOINTS));
         let log = state.path().join("test.log");
-        let child = Command::new(&program)
+        let child = ending_with_us(&program)
             .arg("up")
             .arg("--template")
             .arg(&self.template)
@@ -240,6 +240,22 @@ impl LocalAws {
         let status = response.status();
         ensure!(status.is_success(), "PUT /faults: {status} {}", response.text().await?);
         Ok(())
+    }
+}
+
+/// A command that the system ends when this process is killed, where the system can do that: what is dropped in order is
+/// killed by its `Drop`, but nobody drops anything for a test that ran into its time limit.
+fn ending_with_us(program: &Path) -> Command {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let setpriv =
+        std::env::split_paths(&folders).map(|folder| folder.join("setpriv")).find(|path| path.is_file());
+    match setpriv.filter(|_| cfg!(target_os = "linux")) {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
     }
 }
 
