@@ -111,11 +111,21 @@ impl Connections {
         Ok(())
     }
 
+    /// Closes a connection whose session has ended, with a last frame that says why. The frame cannot be the reply to
+    /// what the client sent: that is delivered after the function's answer, when the connection is closed.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] if Redis is away.
+    pub async fn dismiss(&self, connection: &ConnectionId, user: UserId, frame: &str) -> Result<()> {
+        self.post(connection, frame, Instant::now() + self.budget).await;
+        self.forget_and_close(connection, user).await
+    }
+
     /// Forgets a connection and closes it.
     ///
     /// # Errors
     /// [`crate::Error::Unavailable`] if Redis is away.
-    pub async fn forget_and_close(&self, connection: &ConnectionId, user: UserId) -> Result<()> {
+    async fn forget_and_close(&self, connection: &ConnectionId, user: UserId) -> Result<()> {
         let forgotten = self.redis.forget_connection(connection, user).await;
         let closed = self.client.delete_connection().connection_id(connection.as_str()).send().await;
         if let Err(error) = closed.map_err(SdkError::into_service_error)

@@ -38,6 +38,9 @@ use subscribers::SubscriberCache;
 /// How much wider the window is of the actions that are neither logged nor pushed.
 const OTHERS_FACTOR: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 
+/// More connections than one user can have.
+const NO_LIMIT: usize = 1_000_000;
+
 /// What the function needs, built once.
 pub struct App {
     postgres: Postgres,
@@ -83,25 +86,46 @@ pub async fn handle(app: &App, event: Event, access: &mut Access) -> Answer {
         access.action = Some(action.name());
         access.room = action.room().map(ToString::to_string);
     }
-    let request_id = event.request_id.clone();
-    let reply = reply(app, event, action).await.unwrap_or_else(|error| {
-        access.log_cause(&error);
-        Reply::Error(Failure::new(&error, &request_id))
-    });
-    Answer::reply(Referenced { reply, reference })
+    let Some(identity) = event.identity else {
+        // The template has an authorizer on $connect; without one nobody may speak.
+        let failure = Failure::new(&Error::no_session(), &event.request_id);
+        return Answer::reply(Referenced { reply: Reply::Error(failure), reference });
+    };
+    let speaker = Speaker { identity, connection: event.connection, request_id: event.request_id };
+    match reply(app, &speaker, action).await {
+        Ok(reply) => Answer::reply(Referenced { reply, reference }),
+        Err(error) => {
+            access.log_cause(&error);
+            let failure = Reply::Error(Failure::new(&error, &speaker.request_id));
+            let answer = Referenced { reply: failure, reference };
+            if matches!(error, Error::Unauthorized(_)) {
+                dismiss(app, &speaker, &answer, &error).await
+            } else {
+                Answer::reply(answer)
+            }
+        }
+    }
 }
 
-async fn reply(app: &App, event: Event, action: Result<Action>) -> Result<Reply> {
-    let identity = event.identity.ok_or(Error::no_session())?;
-    let speaker = Speaker { identity, connection: event.connection, request_id: event.request_id };
+async fn reply(app: &App, speaker: &Speaker, action: Result<Action>) -> Result<Reply> {
     // What cannot be parsed is counted too: nonsense is no way around the throttle.
-    admit(app, &speaker, action.as_ref().ok()).await?;
-    action?.apply(app, &speaker).await
+    admit(app, speaker, action.as_ref().ok()).await?;
+    action?.apply(app, speaker).await
+}
+
+/// Closes the connection of a session that has ended, and tells the client why.
+async fn dismiss(app: &App, speaker: &Speaker, farewell: &Referenced, error: &Error) -> Answer {
+    let frame = serde_json::to_string(farewell).expect("a reply serialises");
+    if let Err(error) = app.connections.dismiss(&speaker.connection, speaker.identity.user, &frame).await {
+        tracing::warn!(connection.id = %speaker.connection, cause = error.cause_chain(), "a connection could not be forgotten");
+    }
+    Answer::closed(error)
 }
 
 async fn admit(app: &App, speaker: &Speaker, action: Option<&Action>) -> Result<()> {
     if count(app, speaker, action).await? == Admission::Unknown {
         recall(app, speaker).await?;
+        // Unknown again: the session was ended at this very moment.
         if count(app, speaker, action).await? == Admission::Unknown {
             return Err(Error::session_ended());
         }
@@ -122,21 +146,21 @@ async fn count(app: &App, speaker: &Speaker, action: Option<&Action>) -> Result<
 
 /// Redis does not know the connection: either its session has ended, or Redis was lost. Postgres knows which.
 ///
-/// The connection is recorded before Postgres is asked, for the same reason as in `connect`: whoever ends the session
-/// meanwhile either sees the record or has deleted the session already.
+/// It is asked before the connection is recorded, so that no other frame gets in for a session that has ended, and once
+/// more after it: whoever ends the session meanwhile either sees the record or has deleted the session already.
 async fn recall(app: &App, speaker: &Speaker) -> Result<()> {
     let Speaker { identity, connection, .. } = speaker;
+    check_session(app, speaker).await?;
     // The limit was kept when the connection was opened; Redis losing its data is no reason to close anybody's.
-    app.redis.record_connection(connection, identity, usize::MAX >> 16).await?;
-    match app.postgres.session(&identity.session, app.session_lifetime).await {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => {
-            app.connections.forget_and_close(connection, identity.user).await?;
-            Err(Error::session_ended())
-        }
-        Err(error) => {
-            app.redis.forget_connection(connection, identity.user).await?;
-            Err(error)
-        }
+    app.redis.record_connection(connection, identity, NO_LIMIT).await?;
+    if let Err(error) = check_session(app, speaker).await {
+        app.redis.forget_connection(connection, identity.user).await?;
+        return Err(error);
     }
+    Ok(())
+}
+
+async fn check_session(app: &App, speaker: &Speaker) -> Result<()> {
+    let session = app.postgres.session(&speaker.identity.session, app.session_lifetime).await?;
+    session.map(|_| ()).ok_or(Error::session_ended())
 }

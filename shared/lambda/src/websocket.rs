@@ -67,6 +67,11 @@ impl Answer {
         Self { status: error.status(), body: None, code: Some(error.code()) }
     }
 
+    /// No reply: the connection is closed already.
+    pub fn closed(error: &Error) -> Self {
+        Self { status: 200, body: None, code: Some(error.code()) }
+    }
+
     /// A reply to the frame. Errors are replies too: what the gateway makes of another status than 200 is not known.
     pub fn reply(reply: Referenced) -> Self {
         let code = match &reply.reply {
