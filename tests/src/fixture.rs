@@ -22,6 +22,10 @@ use crate::local_aws::target_dir;
 /// The variable that tells the fixture where its test listens.
 pub const ADDRESS_VARIABLE: &str = "FIXTURE_ADDRESS";
 
+/// The variable that makes the fixture fail before its first call, as long as the file that it names is there. The file
+/// says how: `exit` or `hang`.
+pub const INIT_VARIABLE: &str = "FIXTURE_INIT";
+
 /// Far longer than a call can take to come in, so that a test fails rather than hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,6 +45,17 @@ pub enum Instruction {
     Exit(i32),
     /// Never answer.
     Hang,
+    /// Answer the call's context and the process's environment: `{"context": {…}, "environment": {…}}`.
+    Tell,
+    /// Answer a text of so many bytes.
+    Fill(usize),
+    /// Write so many lines to standard output, and then go on.
+    Print {
+        /// How many lines.
+        lines: usize,
+        /// What to do then.
+        then: Box<Instruction>,
+    },
     /// Wait for so long, and then go on.
     Sleep {
         /// Milliseconds.

@@ -93,7 +93,7 @@ impl AccessLog {
 }
 
 fn level(access: &Access<'_>) -> &'static str {
-    if access.status >= 500 { "error" } else { "info" }
+    if access.status >= 500 { "ERROR" } else { "INFO" }
 }
 
 fn json(access: &Access<'_>, now: OffsetDateTime) -> String {
@@ -172,7 +172,7 @@ mod tests {
         let line = json(&access(), OffsetDateTime::UNIX_EPOCH);
         assert_eq!(
             line,
-            r#"{"timestamp":"1970-01-01T00:00:00.000Z","level":"info","message":"access","api":"http","route":"GET /rooms/{room}","status":200,"duration_ms":12.35,"request_id":"JKJaXmPLvHcESHA=","function":"rooms","source_ip":"127.0.0.1"}"#
+            r#"{"timestamp":"1970-01-01T00:00:00.000Z","level":"INFO","message":"access","api":"http","route":"GET /rooms/{room}","status":200,"duration_ms":12.35,"request_id":"JKJaXmPLvHcESHA=","function":"rooms","source_ip":"127.0.0.1"}"#
         );
     }
 

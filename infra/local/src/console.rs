@@ -51,7 +51,10 @@ impl Console {
         let queue = Arc::new(Queue::default());
         let lines = Arc::clone(&queue);
         let work = move || lines.write_to(out);
-        std::thread::Builder::new().name("console".into()).spawn(work).expect("the system can start a thread");
+        std::thread::Builder::new()
+            .name("console".into())
+            .spawn(work)
+            .expect("the system can start a thread");
         Self { queue, terminal }
     }
 
@@ -111,7 +114,11 @@ impl Queue {
                 drop(writeln!(out, "{line}"));
             }
             if dropped > 0 {
-                drop(writeln!(out, "{}", json!({"level": "warn", "message": format!("{dropped} log lines were dropped")})));
+                drop(writeln!(
+                    out,
+                    "{}",
+                    json!({"level": "WARN", "message": format!("{dropped} log lines were dropped")})
+                ));
             }
             drop(out.flush());
             self.lock().writing = false;
@@ -123,7 +130,7 @@ impl Queue {
 /// What a function wrote that is no JSON, such as a panic, as a line of the log.
 fn wrapped(function: &str, line: &str, now: OffsetDateTime) -> String {
     let timestamp = now.format(TIMESTAMP).expect("a date of these centuries");
-    json!({"timestamp": timestamp, "level": "info", "function": function, "message": line}).to_string()
+    json!({"timestamp": timestamp, "level": "INFO", "function": function, "message": line}).to_string()
 }
 
 /// A function's log line for a person: level, message and fields.
@@ -223,14 +230,20 @@ mod tests {
     fn what_a_function_writes_is_one_json_line_whatever_it_is() {
         let line = wrapped("rooms", "thread 'main' panicked at \"x\"", OffsetDateTime::UNIX_EPOCH);
         let object: Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!((&object["function"], &object["message"]), (&"rooms".into(), &"thread 'main' panicked at \"x\"".into()));
+        assert_eq!(
+            (&object["function"], &object["message"]),
+            (&"rooms".into(), &"thread 'main' panicked at \"x\"".into())
+        );
     }
 
     #[test]
     fn a_function_cannot_steer_the_terminal() {
         let object = json!({"level": "info", "message": "\u{1b}[2Jx", "\u{1b}]0;": "\u{7}"});
         let line = readable("rooms", object.as_object().expect("an object"));
-        assert!(!line.contains("\u{1b}[2J") && !line.contains("\u{1b}]0") && !line.contains('\u{7}'), "{line:?}");
+        assert!(
+            !line.contains("\u{1b}[2J") && !line.contains("\u{1b}]0") && !line.contains('\u{7}'),
+            "{line:?}"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
@@ -28,7 +28,7 @@ use crate::access_log::{Access, AccessLog, Api};
 use crate::faults::{FaultSet, Faults};
 use crate::lambda::{Invocation, InvokeError, Lambda, MAX_PAYLOAD_BYTES};
 use crate::local_values::{function_arn, function_of_arn};
-use crate::server;
+use crate::server::{self, read_body};
 
 /// Serves the control API.
 #[derive(Clone, Debug)]
@@ -57,19 +57,25 @@ impl Control {
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         if !is_from_a_program(request.headers()) {
-            return error(StatusCode::FORBIDDEN, "this API is for programs on this machine, not for web pages");
+            return error(
+                StatusCode::FORBIDDEN,
+                "this API is for programs on this machine, not for web pages",
+            );
         }
         let (parts, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, MAX_PAYLOAD_BYTES).collect().await.map(|body| body.to_bytes()) else {
-            let message = format!("Request must be smaller than {MAX_PAYLOAD_BYTES} bytes for the InvokeFunction operation");
+        let Ok(body) = read_body(body, MAX_PAYLOAD_BYTES).await else {
+            let message = format!(
+                "Request must be smaller than {MAX_PAYLOAD_BYTES} bytes for the InvokeFunction operation"
+            );
             return exception(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", &message);
         };
         let steps: Vec<&str> = parts.uri.path().split('/').skip(1).collect();
         match (&parts.method, steps.as_slice()) {
             (&Method::GET, ["functions"]) => json(StatusCode::OK, &self.lambda.instances()),
-            (&Method::GET, ["faults"]) => {
-                json(StatusCode::OK, &self.faults.current().map(|faults| (*faults).clone()).unwrap_or_default())
-            }
+            (&Method::GET, ["faults"]) => json(
+                StatusCode::OK,
+                &self.faults.current().map(|faults| (*faults).clone()).unwrap_or_default(),
+            ),
             (&Method::PUT, ["faults"]) => match serde_json::from_slice::<FaultSet>(&body) {
                 Ok(faults) => {
                     self.faults.set(faults.clone());
@@ -107,7 +113,8 @@ impl Control {
             let message = "Could not parse request body into json";
             return no_id(exception(StatusCode::BAD_REQUEST, "InvalidRequestContentException", message));
         }
-        let kind = parts.headers.get("x-amz-invocation-type").map_or(&b"RequestResponse"[..], HeaderValue::as_bytes);
+        let kind =
+            parts.headers.get("x-amz-invocation-type").map_or(&b"RequestResponse"[..], HeaderValue::as_bytes);
         match kind {
             b"RequestResponse" => {}
             b"DryRun" => return no_id(empty(StatusCode::NO_CONTENT)),
@@ -176,8 +183,12 @@ fn refused(function: &str, why: &InvokeError) -> Answer {
         InvokeError::Throttled => {
             (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException", "Rate Exceeded.".to_owned())
         }
-        InvokeError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", why.to_string()),
-        InvokeError::Unreachable(cause) => (StatusCode::BAD_GATEWAY, "ServiceException", format!("{why}: {cause:#}")),
+        InvokeError::TooLarge(_) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", why.to_string())
+        }
+        InvokeError::Unreachable(cause) => {
+            (StatusCode::BAD_GATEWAY, "ServiceException", format!("{why}: {cause:#}"))
+        }
     };
     exception(status, kind, &message)
 }
@@ -211,21 +222,32 @@ mod tests {
     use super::*;
 
     fn headers(headers: &[(&'static str, &'static str)]) -> HeaderMap {
-        headers.iter().map(|(name, value)| (name.parse().expect("a name"), HeaderValue::from_static(value))).collect()
+        headers
+            .iter()
+            .map(|(name, value)| (name.parse().expect("a name"), HeaderValue::from_static(value)))
+            .collect()
     }
 
     #[test]
     fn a_web_page_reaches_nothing() {
         assert!(is_from_a_program(&headers(&[("host", "127.0.0.1:4000")])));
         assert!(is_from_a_program(&headers(&[("host", "localhost")])));
-        assert!(!is_from_a_program(&headers(&[("host", "127.0.0.1:4000"), ("origin", "https://evil.example")])));
+        assert!(!is_from_a_program(&headers(&[
+            ("host", "127.0.0.1:4000"),
+            ("origin", "https://evil.example")
+        ])));
         assert!(!is_from_a_program(&headers(&[("host", "rebound.evil.example:4000")])));
         assert!(!is_from_a_program(&HeaderMap::new()));
     }
 
     #[test]
     fn a_function_is_named_as_lambda_lets_it_be_named() {
-        for step in ["rooms", "rooms:$LATEST", "arn:aws:lambda:us-east-1:1:function:rooms", "arn%3Aaws%3Alambda%3Aus-east-1%3A1%3Afunction%3Arooms"] {
+        for step in [
+            "rooms",
+            "rooms:$LATEST",
+            "arn:aws:lambda:us-east-1:1:function:rooms",
+            "arn%3Aaws%3Alambda%3Aus-east-1%3A1%3Afunction%3Arooms",
+        ] {
             assert_eq!(function_name(step), "rooms", "{step}");
         }
     }

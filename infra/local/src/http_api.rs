@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -25,7 +25,7 @@ use self::routes::{Match, Routes};
 use crate::access_log::{Access, AccessLog, Api};
 use crate::ids::{Id, api_id};
 use crate::lambda::{InvokeError, Lambda};
-use crate::server;
+use crate::server::{self, BodyError, read_body};
 use crate::template::{Cors, HttpApi};
 
 /// API Gateway's limit of a body.
@@ -76,10 +76,16 @@ impl HttpGateway {
         .await;
     }
 
-    async fn take(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Result<Answer, Infallible> {
+    async fn take(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Result<Answer, Infallible> {
         // In a task of its own, because a client that hangs up ends neither the function nor the line in the log.
         let answered = tokio::spawn(async move { self.answer(request, peer.ip()).await });
-        Ok(answered.await.unwrap_or_else(|_| message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")))
+        Ok(answered
+            .await
+            .unwrap_or_else(|_| message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")))
     }
 
     async fn answer(&self, request: Request<Incoming>, source_ip: IpAddr) -> Answer {
@@ -109,7 +115,10 @@ impl HttpGateway {
 
     async fn outcome(&self, parts: &Parts, body: Incoming, origin: Origin) -> Outcome {
         if header_bytes(parts) > MAX_HEADER_BYTES {
-            return Outcome::refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request Header Fields Too Large");
+            return Outcome::refused(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "Request Header Fields Too Large",
+            );
         }
         if !has_one_good_host(&parts.headers) {
             return Outcome::refused(StatusCode::BAD_REQUEST, "Bad Request");
@@ -129,12 +138,19 @@ impl HttpGateway {
         Outcome { answer, route: Some(route), function: Some(function), error }
     }
 
-    async fn call(&self, found: &Match<'_>, parts: &Parts, body: Incoming, origin: Origin) -> Result<Answer, Failure> {
-        let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => return Err(Failure::TOO_LARGE),
-            Err(_) => return Err(Failure::new(StatusCode::BAD_REQUEST, "Bad Request", "the body ended too soon")),
-        };
+    async fn call(
+        &self,
+        found: &Match<'_>,
+        parts: &Parts,
+        body: Incoming,
+        origin: Origin,
+    ) -> Result<Answer, Failure> {
+        let body = read_body(body, MAX_BODY_BYTES).await.map_err(|error| match error {
+            BodyError::TooLarge => Failure::TOO_LARGE,
+            BodyError::Broken => {
+                Failure::new(StatusCode::BAD_REQUEST, "Bad Request", "the body ended too soon")
+            }
+        })?;
         let event = event::build(parts, &body, &origin, found, &self.api_id, &self.stage);
         let (function, limit) = (&found.route.function, found.route.integration_timeout);
         let invoke = self.lambda.invoke(function, event);
@@ -209,7 +225,8 @@ fn message(status: StatusCode, text: &str) -> Answer {
 fn header_bytes(parts: &Parts) -> usize {
     let target = parts.uri.path_and_query().map_or(1, |target| target.as_str().len());
     let line = parts.method.as_str().len() + target + " HTTP/1.1\r\n ".len();
-    let headers = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    let headers =
+        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
     line + headers.sum::<usize>()
 }
 

@@ -35,6 +35,9 @@ use crate::template::Function;
 /// Lambda's limit for a synchronous call, in either direction: 6 MB, as its error message counts them.
 pub const MAX_PAYLOAD_BYTES: usize = 6_291_556;
 
+/// A process that has not asked for its first call by then is killed. Not counted in the function's timeout.
+pub const INIT_LIMIT: Duration = Duration::from_secs(10);
+
 /// Invokes functions. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Lambda(Arc<Shared>);
@@ -62,6 +65,8 @@ pub struct Processes {
     pub binaries: PathBuf,
     /// The most instances of one function.
     pub concurrency: usize,
+    /// How long a process may take until it asks for its first call: [`INIT_LIMIT`].
+    pub init_limit: Duration,
     /// Where the functions' output goes.
     pub console: Console,
     /// Faults to do to the calls.
@@ -143,8 +148,14 @@ impl Lambda {
         let (stop, instances) = (CancellationToken::new(), TaskTracker::new());
         let spawner = Arc::new(Spawner::start()?);
         let pools = options.functions.into_iter().map(|function| {
-            let setup = process::Setup::new(&function, &options.binaries, Arc::clone(&spawner), options.console.clone());
-            let pool = Pool::new(setup, function.timeout, options.concurrency, stop.clone(), instances.clone());
+            let setup = process::Setup::new(
+                &function,
+                &options.binaries,
+                Arc::clone(&spawner),
+                options.console.clone(),
+            );
+            let (limit, stop, tasks) = (options.concurrency, stop.clone(), instances.clone());
+            let pool = Pool::new(setup, function.timeout, options.init_limit, limit, stop, tasks);
             (function.name, Arc::new(pool))
         });
         let backend = Backend::Processes(pools.collect());

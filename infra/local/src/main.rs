@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// Runs a SAM template on this machine: Lambda, the HTTP API, the WebSocket API with `@connections`, Postgres and
 /// Redis. For development and tests, not for production.
 #[derive(Debug, Parser)]
-#[command(name = "local", version)]
+#[command(name = "local", version, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -21,6 +21,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start everything, and stop it with Ctrl-C.
+    #[command(args_override_self = true)]
     Up(up::Options),
 }
 

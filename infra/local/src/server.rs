@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,10 +20,47 @@ use tokio_util::task::TaskTracker;
 /// A client that has not sent the head of its request by then is not waited for any longer.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long the requests in flight may take at the end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// A body that is too large is read on up to this size and thrown away: a client that is still sending when it gets its
+/// answer may see a broken connection instead.
+const DISCARD_BYTES: usize = 64 * 1024 * 1024;
+
 /// How long to wait before asking again, when the system has no file for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Takes connections until `shutdown`, then waits until the requests in flight are answered.
+/// Why a body could not be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    TooLarge,
+    /// The connection broke.
+    Broken,
+}
+
+/// Reads a body of at most this size. One that came in one piece is not copied.
+pub(crate) async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+    let mut parts: Vec<Bytes> = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+        length += data.len();
+        if length <= limit {
+            parts.push(data);
+        } else if length > DISCARD_BYTES {
+            break;
+        } else {
+            parts.clear();
+        }
+    }
+    match parts.as_mut_slice() {
+        _ if length > limit => Err(BodyError::TooLarge),
+        [one] => Ok(std::mem::take(one)),
+        parts => Ok(parts.concat().into()),
+    }
+}
+
+/// Takes connections until `shutdown`, then waits a little for the requests in flight.
 pub(crate) async fn serve<H, F>(listener: TcpListener, shutdown: CancellationToken, handle: H)
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
@@ -63,7 +100,7 @@ where
     }
     drop(listener);
     connections.close();
-    connections.wait().await;
+    let _ = tokio::time::timeout(DRAIN_LIMIT, connections.wait()).await;
 }
 
 /// Says that a connection could not be taken, and waits when that may last.

@@ -63,7 +63,11 @@ impl Stores {
                 (true, Some(url)) => (None, Some(url.to_owned())),
                 (true, None) => {
                     let step = progress.step("Redis");
-                    let options = RedisOptions { data: Some(state.join("redis")), append_only: true, ..Default::default() };
+                    let options = RedisOptions {
+                        data: Some(state.join("redis")),
+                        append_only: true,
+                        ..Default::default()
+                    };
                     let server = Redis::start(options).await?;
                     step.done();
                     let url = server.url();
@@ -122,7 +126,8 @@ async fn migrate(url: &str, progress: &Progress) -> Result<()> {
     let step = progress.step("migrations");
     let place = place(url);
     let connection = tokio::time::timeout(CONNECT_LIMIT, connect(url)).await;
-    let connection = connection.map_err(|_| anyhow!("it does not answer")).and_then(|connected| Ok(connected?));
+    let connection =
+        connection.map_err(|_| anyhow!("it does not answer")).and_then(|connected| Ok(connected?));
     let mut connection = connection.with_context(|| format!("connecting to Postgres at {place}"))?;
     // The messages "already exists, skipping" of the migrations' own table are of no use to anybody.
     connection.execute("set client_min_messages = warning").await?;

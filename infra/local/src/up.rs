@@ -23,7 +23,7 @@ use crate::console::Console;
 use crate::control::Control;
 use crate::faults::Faults;
 use crate::http_api::HttpGateway;
-use crate::lambda::{Lambda, Processes};
+use crate::lambda::{INIT_LIMIT, Lambda, Processes};
 use crate::local_values::{Addresses, LocalValues, Shell};
 use crate::progress::Progress;
 use crate::stores::{Needs, Stores};
@@ -64,6 +64,9 @@ pub struct Options {
     /// The most instances of one function.
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = at_least_one)]
     pub concurrency: usize,
+    /// Kill a function that asks for no call for so long after its start; for tests, which cannot wait ten seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, hide = true)]
+    pub init_limit_seconds: Option<Duration>,
     /// Close a WebSocket that is idle for so long; for tests, which cannot wait ten minutes.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, hide = true)]
     pub idle_timeout_seconds: Option<Duration>,
@@ -168,7 +171,8 @@ impl Running {
         let mut watch = None;
         let lambda = if options.watch {
             let started =
-                Watch::start(&template.functions, state.folder(), options.concurrency, console, progress).await?;
+                Watch::start(&template.functions, state.folder(), options.concurrency, console, progress)
+                    .await?;
             let lambda = Lambda::endpoint(started.url(), &template.functions, faults.clone())?;
             watch = Some(started);
             lambda
@@ -181,6 +185,7 @@ impl Running {
                 functions: template.functions,
                 binaries: std::path::absolute(&options.functions)?,
                 concurrency: options.concurrency,
+                init_limit: options.init_limit_seconds.unwrap_or(INIT_LIMIT),
                 console: console.clone(),
                 faults: faults.clone(),
             })?
@@ -308,7 +313,11 @@ fn require_binaries(functions: &[Function], folder: &Path) -> Result<()> {
     let missing = functions.iter().map(|function| function.name.as_str());
     let missing: Vec<&str> = missing.filter(|name| !folder.join(name).is_file()).collect();
     let list = missing.join(", ");
-    ensure!(missing.is_empty(), "not in {}: {list}; run `./dev up`, which builds the functions", folder.display());
+    ensure!(
+        missing.is_empty(),
+        "not in {}: {list}; run `./dev up`, which builds the functions",
+        folder.display()
+    );
     Ok(())
 }
 

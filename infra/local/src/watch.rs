@@ -144,8 +144,18 @@ async fn require_cargo_lambda() -> Result<()> {
 async fn build(functions: &[Function], progress: &Progress) -> Result<()> {
     let step = progress.step("building the functions");
     let packages = functions.iter().flat_map(|function| ["--package", &function.name]);
-    let built = Command::new("cargo").arg("build").arg("--quiet").args(packages).stdin(Stdio::null()).output().await?;
-    ensure!(built.status.success(), "the functions do not build:\n{}", String::from_utf8_lossy(&built.stderr).trim_end());
+    let built = Command::new("cargo")
+        .arg("build")
+        .arg("--quiet")
+        .args(packages)
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    ensure!(
+        built.status.success(),
+        "the functions do not build:\n{}",
+        String::from_utf8_lossy(&built.stderr).trim_end()
+    );
     step.done();
     Ok(())
 }
@@ -158,7 +168,9 @@ pub(crate) fn write_environment(functions: &[Function], state: &Path) -> Result<
         for (name, value) in &function.environment {
             let before = environment.insert(name, value);
             if before.is_some_and(|before| before != value) {
-                tracing::warn!("functions differ in {name}; with cargo lambda watch all of them get the last value");
+                tracing::warn!(
+                    "functions differ in {name}; with cargo lambda watch all of them get the last value"
+                );
             }
         }
     }

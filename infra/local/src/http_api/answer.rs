@@ -28,7 +28,9 @@ pub(super) fn read(payload: &[u8], own_cors: bool) -> Result<Response<Full<Bytes
         _ => return Ok(plain(Bytes::copy_from_slice(payload))),
     };
     let status = answer["statusCode"].as_u64().and_then(|status| u16::try_from(status).ok());
-    let status = status.filter(|status| (200..600).contains(status)).and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status
+        .filter(|status| (200..600).contains(status))
+        .and_then(|status| StatusCode::from_u16(status).ok());
     let status = status.ok_or("`statusCode` is no status")?;
     let body = if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         Bytes::new()
@@ -115,7 +117,8 @@ mod tests {
     /// `expected`: status, content type, body.
     fn check(answer: Value, expected: (u16, Option<&str>, &str)) {
         let response = read_json(answer.clone()).unwrap_or_else(|why| panic!("{answer}: {why}"));
-        let content_type = response.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().expect("text"));
+        let content_type =
+            response.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().expect("text"));
         assert_eq!((response.status().as_u16(), content_type), (expected.0, expected.1), "{answer}");
         let body = BodyExt::collect(response.into_body()).now_or_never().expect("all there");
         assert_eq!(body.expect("whole").to_bytes(), expected.2, "{answer}");
@@ -129,11 +132,10 @@ mod tests {
         );
         check(json!({"statusCode": 200, "body": "hi"}), (200, Some("text/plain;charset=UTF-8"), "hi"));
         check(json!({"statusCode": 204, "headers": null, "body": null, "cookies": null}), (204, None, ""));
-        check(json!({"statusCode": 200, "body": "aGk=", "isBase64Encoded": true, "headers": {"content-type": "a/b"}}), (
-            200,
-            Some("a/b"),
-            "hi",
-        ));
+        check(
+            json!({"statusCode": 200, "body": "aGk=", "isBase64Encoded": true, "headers": {"content-type": "a/b"}}),
+            (200, Some("a/b"), "hi"),
+        );
     }
 
     #[test]
@@ -145,7 +147,8 @@ mod tests {
 
     #[test]
     fn cookies_become_set_cookie_one_by_one() {
-        let response = read_json(json!({"statusCode": 200, "cookies": ["a=1; Path=/", "b=2"]})).expect("good");
+        let response =
+            read_json(json!({"statusCode": 200, "cookies": ["a=1; Path=/", "b=2"]})).expect("good");
         let cookies: Vec<_> = response.headers().get_all(header::SET_COOKIE).iter().collect();
         assert_eq!(cookies, ["a=1; Path=/", "b=2"]);
     }
@@ -157,7 +160,7 @@ mod tests {
         }});
         let response = read(answer.to_string().as_bytes(), true).expect("good");
         let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["content-type", "x-own"]);
+        assert_eq!(names, ["x-own", "content-type"]);
         let response = read(answer.to_string().as_bytes(), false).expect("good");
         assert_eq!(response.headers()["access-control-allow-origin"], "*");
     }

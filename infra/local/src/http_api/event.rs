@@ -167,7 +167,8 @@ fn headers<'a>(parts: &'a Parts, body: &[u8], host: &str, origin: &Origin) -> BT
 
 fn cookies(headers: &HeaderMap) -> Vec<String> {
     let lines = headers.get_all(header::COOKIE).iter().map(text);
-    let cookies = lines.flat_map(|line| line.split(';').map(|cookie| cookie.trim().to_owned()).collect::<Vec<_>>());
+    let cookies =
+        lines.flat_map(|line| line.split(';').map(|cookie| cookie.trim().to_owned()).collect::<Vec<_>>());
     cookies.filter(|cookie| !cookie.is_empty()).collect()
 }
 
@@ -179,7 +180,8 @@ fn query_parameters(query: &str) -> BTreeMap<String, String> {
     let mut parameters: BTreeMap<String, String> = BTreeMap::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+        let decoded =
+            |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
         let value = decoded(value);
         parameters
             .entry(decoded(name))
@@ -235,14 +237,17 @@ mod tests {
     /// The paths of all values: `requestContext.http.method`.
     fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
         match value.as_object() {
-            Some(object) => object.iter().for_each(|(key, value)| keys(value, &format!("{path}.{key}"), found)),
+            Some(object) => {
+                object.iter().for_each(|(key, value)| keys(value, &format!("{path}.{key}"), found))
+            }
             None => found.push(path.trim_start_matches('.').to_owned()),
         }
     }
 
     #[test]
     fn an_event_has_exactly_the_keys_of_the_developer_guide() {
-        let request = request("/rooms/general?a=1").header("content-type", "application/json").header("cookie", "c=1");
+        let request =
+            request("/rooms/general?a=1").header("content-type", "application/json").header("cookie", "c=1");
         let mut event = event(request, b"{}");
         event["headers"] = json!("…");
         let mut found = Vec::new();
@@ -283,7 +288,8 @@ mod tests {
             .header("user-agent", "curl/8")
             .header("x-twice", "1")
             .header("x-twice", "2");
-        let read: ApiGatewayV2httpRequest = serde_json::from_value(event(request, b"{\"a\":1}")).expect("readable");
+        let read: ApiGatewayV2httpRequest =
+            serde_json::from_value(event(request, b"{\"a\":1}")).expect("readable");
         assert_eq!(read.raw_path.as_deref(), Some("/rooms/general"));
         assert_eq!(read.raw_query_string.as_deref(), Some("a=1&b=x%20y&a=2"));
         assert_eq!(read.query_string_parameters.first("b"), Some("x y"));

@@ -119,7 +119,9 @@ impl Pattern {
             (a, b) => a.rank() == b.rank(),
         };
         let pairs = self.segments.iter().zip(&other.segments);
-        self.method == other.method && self.segments.len() == other.segments.len() && pairs.into_iter().all(same)
+        self.method == other.method
+            && self.segments.len() == other.segments.len()
+            && pairs.into_iter().all(same)
     }
 }
 
@@ -205,9 +207,15 @@ mod tests {
     #[test]
     fn nothing_is_taken_that_has_no_route() {
         let keys = ["GET /rooms", "GET /rooms/{room}/messages", "GET /assets/{file+}"];
-        for request in
-            ["POST /rooms", "HEAD /rooms", "GET /rooms/", "GET /rooms//messages", "GET /rooms/a/b", "GET /", "GET /assets/"]
-        {
+        for request in [
+            "POST /rooms",
+            "HEAD /rooms",
+            "GET /rooms/",
+            "GET /rooms//messages",
+            "GET /rooms/a/b",
+            "GET /",
+            "GET /assets/",
+        ] {
             check(&keys, request, None);
         }
     }

@@ -29,7 +29,10 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn new(url: &str, functions: impl Iterator<Item = String>) -> Result<Self> {
         let uri: Uri = url.parse().with_context(|| format!("`{url}` is no URL"))?;
-        ensure!(uri.scheme_str() == Some("http") && uri.host().is_some(), "`{url}`: http://<host>:<port> is wanted");
+        ensure!(
+            uri.scheme_str() == Some("http") && uri.host().is_some(),
+            "`{url}`: http://<host>:<port> is wanted"
+        );
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Ok(Self {
@@ -45,7 +48,8 @@ impl Endpoint {
     }
 
     pub(super) async fn invoke(&self, function: &str, payload: Bytes) -> Result<Invocation, InvokeError> {
-        let answered = self.answered.get(function).ok_or_else(|| InvokeError::NotFound(function.to_owned()))?;
+        let answered =
+            self.answered.get(function).ok_or_else(|| InvokeError::NotFound(function.to_owned()))?;
         let unreachable = |error: anyhow::Error| InvokeError::Unreachable(error);
         let request = Request::post(format!("{}/{function}/invocations", self.base))
             .header(header::CONTENT_TYPE, "application/json")

@@ -65,7 +65,8 @@ pub(super) fn answer_too_large() -> Bytes {
 /// `<errorType>: <errorMessage>` of a failure's payload.
 pub(super) fn message(payload: &[u8]) -> Option<String> {
     let failure: Value = serde_json::from_slice(payload).ok()?;
-    let (kind, message) = (failure["errorType"].as_str()?, failure["errorMessage"].as_str().unwrap_or_default());
+    let (kind, message) =
+        (failure["errorType"].as_str()?, failure["errorMessage"].as_str().unwrap_or_default());
     Some(format!("{kind}: {message}"))
 }
 

@@ -3,6 +3,7 @@
 //! One task owns it and waits for whatever comes first: what the process wants, its end, a deadline, or ours.
 
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,11 +20,11 @@ use super::{InstanceState, failure};
 use crate::ids::epoch_ms;
 use crate::local_values::function_arn;
 
-/// A process that has not asked for its first call by then is killed. Not counted in the function's timeout.
-const INIT_LIMIT: Duration = Duration::from_secs(10);
-
 /// An instance that has had no call for this long is ended. Lambda does so after some minutes.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
+
+/// How long a process that has answered may take to ask for the next call, before calls that wait get another process.
+const SETTLE_LIMIT: Duration = Duration::from_millis(50);
 
 /// Runs an instance to its end.
 pub(super) async fn run(mut place: Place) {
@@ -41,9 +42,17 @@ enum NotStarted {
     /// There is no program that can be started.
     NoProgram(String),
     /// It said itself what went wrong.
-    Reported { payload: Bytes, last_words: String },
-    Exited { status: Option<ExitStatus>, last_words: String },
-    TimedOut { last_words: String },
+    Reported {
+        payload: Bytes,
+        last_words: String,
+    },
+    Exited {
+        status: Option<ExitStatus>,
+        last_words: String,
+    },
+    TimedOut {
+        last_words: String,
+    },
     Stopping,
 }
 
@@ -61,8 +70,9 @@ fn tell_failed_start(place: &Place, why: NotStarted) {
             (failure::exited(request_id, status), failure::how(status), last_words)
         }
         NotStarted::TimedOut { last_words } => {
-            let reason = format!("no call was asked for within {} s", INIT_LIMIT.as_secs());
-            (failure::init_timed_out(request_id, INIT_LIMIT), reason, last_words)
+            let limit = place.pool.init_limit;
+            let reason = format!("it asked for no call within {limit:?}");
+            (failure::init_timed_out(request_id, limit), reason, last_words)
         }
         NotStarted::Stopping => return,
     };
@@ -98,7 +108,7 @@ impl Instance {
                 status = process.ended() => {
                     return Err(NotStarted::Exited { status, last_words: process.end().await });
                 }
-                () = sleep_until(begin + INIT_LIMIT) => {
+                () = sleep_until(begin + pool.init_limit) => {
                     return Err(NotStarted::TimedOut { last_words: process.end().await });
                 }
                 () = pool.stop.cancelled() => {
@@ -170,14 +180,16 @@ impl Instance {
     }
 
     /// Gives one call to the process and the answer to the caller, until the process asks for the next.
-    async fn work(&mut self, place: &Place, job: Job) -> Result<(), Ended> {
-        let (pool, begin) = (&place.pool, Instant::now());
+    async fn work(&mut self, place: &mut Place, job: Job) -> Result<(), Ended> {
+        let (pool, begin) = (Arc::clone(&place.pool), Instant::now());
         let function = &pool.setup.function;
         let deadline = begin + pool.timeout;
         let kill_at = job.kill_after.map(|after| begin + after);
         let event = event(function, &job, pool.timeout);
-        let mut call = InFlight { answer: Some(job.answer), request_id: job.request_id, cold: self.invocations == 0 };
+        let mut call =
+            InFlight { answer: Some(job.answer), request_id: job.request_id, cold: self.invocations == 0 };
         self.invocations += 1;
+        let mut settled = deadline;
         // Only to have something in the place of the question that is answered now.
         let (answered, _) = oneshot::channel();
         let mut undelivered = std::mem::replace(&mut self.next, answered).send(event).err();
@@ -205,8 +217,17 @@ impl Instance {
                     call.tell(failure::exited(&call.request_id, status), true);
                     return Err(Ended);
                 }
+                () = sleep_until(settled), if settled < deadline => {
+                    settled = deadline;
+                    place.expect_no_longer();
+                    continue;
+                }
                 () = pool.stop.cancelled() => return Err(Ended),
             };
+            if matches!(want, Want::Answer { .. } | Want::Failure { .. }) && call.answer.is_some() {
+                place.expect();
+                settled = Instant::now() + SETTLE_LIMIT;
+            }
             let answer = match want {
                 Want::Next => match (undelivered.take(), call.answer.is_none()) {
                     // It had given up the question that the event was the answer to.

@@ -2,7 +2,8 @@
 //!
 //! A call goes to the idle instance that was busy last, because its caches are warmest and the others may then be
 //! ended. When none is idle the call waits, and an instance is started for it unless the limit is reached; whichever
-//! instance is free first takes it, so that a short call need not wait for a start.
+//! instance is free first takes it, so that a short call need not wait for a start. An instance that has just answered
+//! counts as free in a moment: a caller whose calls follow each other finds the same process, as in AWS.
 //! The lock is held for a few instructions and never while waiting.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -61,6 +62,7 @@ pub(super) enum Work {
 pub(super) struct Pool {
     pub(super) setup: Setup,
     pub(super) timeout: Duration,
+    pub(super) init_limit: Duration,
     pub(super) stop: CancellationToken,
     limit: usize,
     tasks: TaskTracker,
@@ -74,8 +76,8 @@ struct State {
     /// The last one became idle last.
     idle: Vec<oneshot::Sender<Job>>,
     waiting: VecDeque<Job>,
-    /// Instances that have not asked for their first call.
-    starting: usize,
+    /// Instances that have not asked for their first call, or have just answered one: each will take a waiting call.
+    expected: usize,
     /// All instances, those that start included.
     alive: usize,
     closed: bool,
@@ -85,12 +87,13 @@ impl Pool {
     pub(super) fn new(
         setup: Setup,
         timeout: Duration,
+        init_limit: Duration,
         limit: usize,
         stop: CancellationToken,
         tasks: TaskTracker,
     ) -> Self {
         let (state, statuses, next_instance) = Default::default();
-        Self { setup, timeout, stop, limit, tasks, state, statuses, next_instance }
+        Self { setup, timeout, init_limit, stop, limit, tasks, state, statuses, next_instance }
     }
 
     /// Gives the call to an idle instance, or lets it wait for one.
@@ -129,13 +132,13 @@ impl Pool {
         state.idle.clear();
     }
 
-    /// Starts an instance for every waiting call that no starting one will take.
+    /// Starts an instance for every waiting call that none will take that is there in a moment.
     fn start_missing(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        while !state.closed && state.starting < state.waiting.len() && state.alive < self.limit {
-            state.starting += 1;
+        while !state.closed && state.expected < state.waiting.len() && state.alive < self.limit {
+            state.expected += 1;
             state.alive += 1;
             let id = self.next_instance.fetch_add(1, Ordering::Relaxed);
-            let place = Place { pool: Arc::clone(self), id, starting: true };
+            let place = Place { pool: Arc::clone(self), id, expected: true };
             place.status(|_| {});
             self.tasks.spawn(instance::run(place));
         }
@@ -155,15 +158,16 @@ impl Pool {
 pub(super) struct Place {
     pub(super) pool: Arc<Pool>,
     id: u64,
-    starting: bool,
+    /// Counted in [`State::expected`].
+    expected: bool,
 }
 
 impl Place {
     /// The instance can take a call, now or later.
     pub(super) fn work(&mut self) -> Work {
         let mut state = self.pool.lock();
-        if std::mem::take(&mut self.starting) {
-            state.starting -= 1;
+        if std::mem::take(&mut self.expected) {
+            state.expected -= 1;
         }
         if state.closed {
             return Work::Stop;
@@ -178,6 +182,22 @@ impl Place {
         state.idle.retain(|idle| !idle.is_closed());
         state.idle.push(idle);
         Work::Later(job)
+    }
+
+    /// The instance is about to answer its call, and will ask for the next in a moment.
+    pub(super) fn expect(&mut self) {
+        if !std::mem::replace(&mut self.expected, true) {
+            self.pool.lock().expected += 1;
+        }
+    }
+
+    /// The instance takes its time, whatever it does: calls that wait for it get another.
+    pub(super) fn expect_no_longer(&mut self) {
+        if std::mem::take(&mut self.expected) {
+            let mut state = self.pool.lock();
+            state.expected -= 1;
+            self.pool.start_missing(state);
+        }
     }
 
     /// The instance could not start: the call that it was started for, to be told so.
@@ -204,8 +224,8 @@ impl Drop for Place {
         self.pool.statuses.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
         let mut state = self.pool.lock();
         state.alive -= 1;
-        if self.starting {
-            state.starting -= 1;
+        if self.expected {
+            state.expected -= 1;
         }
         // Calls may wait for what this one was to do.
         self.pool.start_missing(state);

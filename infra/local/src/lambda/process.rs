@@ -73,8 +73,13 @@ impl Setup {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         // Through `setpriv` a missing program would only be seen as an exit status.
-        std::fs::metadata(&self.program).with_context(|| format!("{} is not there", self.program.display()))?;
-        let child = self.spawner.spawn(command).await.with_context(|| format!("starting {}", self.program.display()))?;
+        std::fs::metadata(&self.program)
+            .with_context(|| format!("{} is not there", self.program.display()))?;
+        let child = self
+            .spawner
+            .spawn(command)
+            .await
+            .with_context(|| format!("starting {}", self.program.display()))?;
         Ok(Process::new(child, self))
     }
 }
@@ -124,7 +129,8 @@ pub(super) struct Spawner {
 impl Spawner {
     /// Starts the thread. It ends, and what it started with it, when this is dropped.
     pub(super) fn start() -> Result<Self> {
-        let (commands, queue) = mpsc::channel::<(std::process::Command, oneshot::Sender<io::Result<Child>>)>();
+        let (commands, queue) =
+            mpsc::channel::<(std::process::Command, oneshot::Sender<io::Result<Child>>)>();
         let runtime = Handle::current();
         let work = move || {
             let _runtime = runtime.enter();
@@ -213,7 +219,8 @@ impl Printer {
         use tokio::io::AsyncReadExt as _;
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
-        while (&mut output).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
+        while (&mut output).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0)
+        {
             let text = String::from_utf8_lossy(&line);
             let text = text.trim_end();
             if !text.is_empty() {

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::MAX_PAYLOAD_BYTES;
+use crate::server::{BodyError, read_body};
 
 pub(super) type Reply = Response<Full<Bytes>>;
 
@@ -103,18 +104,24 @@ async fn handle(request: Request<Incoming>, calls: mpsc::Sender<Call>) -> Result
     let want = match (&parts.method, steps.as_slice()) {
         (&Method::GET, ["invocation", "next"]) => Want::Next,
         (&Method::POST, ["invocation", request_id, "response"]) => {
-            let Ok(payload) = read(body).await else { return Ok(broken_body()) };
+            let payload = match read_body(body, MAX_PAYLOAD_BYTES).await {
+                Ok(payload) => Ok(payload),
+                Err(BodyError::TooLarge) => Err(TooLarge),
+                Err(BodyError::Broken) => return Ok(broken_body()),
+            };
             Want::Answer { request_id: (*request_id).to_owned(), payload }
         }
         (&Method::POST, ["invocation", request_id, "error"]) => {
-            let Ok(payload) = read(body).await else { return Ok(broken_body()) };
-            Want::Failure { request_id: (*request_id).to_owned(), payload: payload.unwrap_or_default() }
+            let Ok(payload) = read_body(body, MAX_PAYLOAD_BYTES).await else { return Ok(broken_body()) };
+            Want::Failure { request_id: (*request_id).to_owned(), payload }
         }
         (&Method::POST, ["init", "error"]) => {
-            let Ok(payload) = read(body).await else { return Ok(broken_body()) };
-            Want::InitFailure { payload: payload.unwrap_or_default() }
+            let Ok(payload) = read_body(body, MAX_PAYLOAD_BYTES).await else { return Ok(broken_body()) };
+            Want::InitFailure { payload }
         }
-        _ => return Ok(refused(StatusCode::NOT_FOUND, "NotFound", "there is no such call in the Runtime API")),
+        _ => {
+            return Ok(refused(StatusCode::NOT_FOUND, "NotFound", "there is no such call in the Runtime API"));
+        }
     };
     let (reply, wait) = oneshot::channel();
     let gone = |_| refused(StatusCode::INTERNAL_SERVER_ERROR, "ServiceError", "the local AWS is stopping");
@@ -124,26 +131,8 @@ async fn handle(request: Request<Incoming>, calls: mpsc::Sender<Call>) -> Result
     Ok(wait.await.unwrap_or_else(|_| gone(())))
 }
 
-/// Reads a body to its end, also one that is too large, so that the process need not cope with a closed connection.
-async fn read(mut body: Incoming) -> Result<Result<Bytes, TooLarge>, hyper::Error> {
-    let mut parts: Vec<Bytes> = Vec::new();
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        length += data.len();
-        if length <= MAX_PAYLOAD_BYTES {
-            parts.push(data);
-        }
-    }
-    Ok(match parts.as_mut_slice() {
-        _ if length > MAX_PAYLOAD_BYTES => Err(TooLarge),
-        [one] => Ok(std::mem::take(one)),
-        parts => Ok(parts.concat().into()),
-    })
-}
-
 fn broken_body() -> Reply {
-    refused(StatusCode::BAD_REQUEST, "InvalidRequest", "the body ended too soon")
+    refused(StatusCode::BAD_REQUEST, "InvalidRequest", "the body is too large, or ended too soon")
 }
 
 /// `202`, which ends a call.

@@ -31,7 +31,9 @@ fn text(endpoints: &Endpoints, template: &Template) -> Result<String> {
             writeln!(text, "  {name:<14} {place}")?;
         }
     }
-    let has = |key: &str| template.http_api.as_ref().is_some_and(|api| api.routes.iter().any(|route| route.key == key));
+    let has = |key: &str| {
+        template.http_api.as_ref().is_some_and(|api| api.routes.iter().any(|route| route.key == key))
+    };
     if let Some(websocket) = &endpoints.websocket
         && has("POST /signup")
         && has("POST /login")

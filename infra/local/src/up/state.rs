@@ -28,7 +28,13 @@ impl State {
         fs::create_dir_all(folder).with_context(during)?;
         let folder = fs::canonicalize(folder).with_context(during)?;
         let path = folder.join(LOCK);
-        let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(during)?;
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(during)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -40,7 +46,9 @@ impl State {
                     folder.display()
                 );
             }
-            Err(TryLockError::Error(why)) => return Err(why).with_context(|| format!("locking {}", path.display())),
+            Err(TryLockError::Error(why)) => {
+                return Err(why).with_context(|| format!("locking {}", path.display()));
+            }
         }
         lock.set_len(0).and_then(|()| lock.rewind()).with_context(during)?;
         writeln!(lock, "{}", std::process::id()).with_context(during)?;
@@ -68,7 +76,9 @@ impl State {
     pub(super) fn withdraw(&self) {
         let path = self.folder.join(ENDPOINTS);
         match fs::remove_file(&path) {
-            Err(why) if why.kind() != ErrorKind::NotFound => tracing::warn!("{} stays: {why}", path.display()),
+            Err(why) if why.kind() != ErrorKind::NotFound => {
+                tracing::warn!("{} stays: {why}", path.display())
+            }
             _ => {}
         }
     }
