@@ -8,6 +8,7 @@ create table rooms (
     kind text not null constraint rooms_kind_known check (kind in ('public', 'private')),
     created_at timestamptz not null default now(),
     -- A row is never deleted: its id is never given again, or a link to one conversation would one day lead into another.
+    -- Its owners stay in "members" until Redis has forgotten the room as well: so they are known if they have to try again.
     deleted_at timestamptz,
     constraint rooms_id_typeable check (id ~ '^[a-z0-9][a-z0-9-]{0,63}$')
 );

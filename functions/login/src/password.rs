@@ -6,10 +6,7 @@ use axum::{extract::State, http::StatusCode};
 use lambda::http::{Authenticated, Caller, Failed, JsonBody};
 use shared::{
     Error, Result, checked,
-    domain::{
-        Invalid,
-        users::{NewPassword, TypedPassword, User},
-    },
+    domain::users::{NewPassword, TypedPassword, User},
     password,
     postgres::{EndedSessions, Session},
     protocol::{
@@ -30,6 +27,7 @@ use crate::App;
     request_body = PasswordRequest,
     responses(
         (status = 204, description = "The password is changed, and the other sessions have ended."),
+        (status = 403, description = "`forbidden`: `current` is not your password.", body = FailureBody),
         (status = 409, description = "`conflict`: another call has changed it just now.", body = FailureBody),
         SessionResponses, BodyResponses, ThrottleResponses, OutageResponses,
     ),
@@ -75,6 +73,6 @@ impl Change {
         if password::matches(self.new.retyped(), stored).await? {
             return app.postgres.ended_sessions(user).await;
         }
-        Err(Error::invalid("current", &Invalid::because("is not your password")))
+        Err(Error::Forbidden)
     }
 }

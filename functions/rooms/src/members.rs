@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
-use lambda::http::{Authenticated, Failed, OptionalJsonBody, QueryForm, RoomInPath, UserInPath};
+use lambda::http::{Authenticated, Failed, JsonBody, QueryForm, RoomInPath, UserInPath};
 use shared::{
-    Result,
+    Result, checked,
     domain::{rooms::Role, users::UserId},
     protocol::{
         Form,
@@ -71,7 +71,7 @@ impl Query {
         ("room" = String, Path, description = "The room's id."),
         ("user_id" = uuid::Uuid, Path, description = "Who is to be a member."),
     ),
-    request_body(content = Option<MemberRequest>, description = "May be absent: then the role stays, or is `member`."),
+    request_body = MemberRequest,
     responses(
         (status = 200, description = "The member.", body = MemberBody),
         (status = 409, description = "`conflict`: the room would lose its last owner.", body = FailureBody),
@@ -83,13 +83,12 @@ pub(crate) async fn put(
     Authenticated(session): Authenticated,
     RoomInPath(room): RoomInPath,
     UserInPath(user): UserInPath,
-    OptionalJsonBody(form): OptionalJsonBody,
+    JsonBody(form): JsonBody,
 ) -> Result<Json<MemberBody>, Failed> {
-    let asked = parse_role(form)?;
+    let role = parse_role(form)?;
     let actor = session.user.id;
 
     let decide = app.postgres.give_role(&room, actor, user, |situation| {
-        let role = asked.or(situation.member).unwrap_or(Role::Member);
         let standing = app.standing(actor, situation.kind, situation.actor);
         if user == actor {
             standing.may_take(role)?;
@@ -103,9 +102,9 @@ pub(crate) async fn put(
     Ok(Json(MemberBody::from(&member)))
 }
 
-fn parse_role(mut form: Form) -> Result<Option<Role>> {
-    let role = form.optional("role", Role::parse);
-    form.check()?;
+fn parse_role(mut form: Form) -> Result<Role> {
+    let role = form.required("role", Role::parse);
+    checked!(form, role);
     Ok(role)
 }
 

@@ -163,6 +163,7 @@ pub(crate) async fn end(
     let may_manage = |kind, role| Ok(app.standing(user, kind, role).may_manage()?);
     app.postgres.end_room(&id, user, may_manage).await?;
     app.redis.end_room(&id).await?;
+    app.postgres.forget_ended_room(&id).await?;
 
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use lambda::Fatal;
-use web::App;
 use shared::{configuration::Environment, telemetry};
+use web::App;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

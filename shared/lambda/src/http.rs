@@ -267,25 +267,11 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Failed;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
-        Ok(Self(Form::parse(&body(request, state).await?)?))
+        let body = Bytes::from_request(request, state).await;
+        let body =
+            body.map_err(|cause| Error::internal("reading a body that is in memory already", cause))?;
+        Ok(Self(Form::parse(&body)?))
     }
-}
-
-/// Like [`JsonBody`], but it may be empty, which is the same as an object without fields.
-pub struct OptionalJsonBody(pub Form);
-
-impl<S: Send + Sync> FromRequest<S> for OptionalJsonBody {
-    type Rejection = Failed;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
-        let body = body(request, state).await?;
-        Ok(Self(if body.trim_ascii().is_empty() { Form::empty() } else { Form::parse(&body)? }))
-    }
-}
-
-async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Failed> {
-    let body = Bytes::from_request(request, state).await;
-    Ok(body.map_err(|cause| Error::internal("reading a body that is in memory already", cause))?)
 }
 
 /// The parameters of the query, still to be read one by one.

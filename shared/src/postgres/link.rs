@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 /// The longest that opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that one operation may take, waiting for its turn and connecting included.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(8);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this long unused, a connection is asked whether it still lives; sooner, its answer would only cost time.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// The longest that the answer to that may take.

@@ -146,6 +146,12 @@ async fn lock(
     Ok(Situation { kind, actor, member })
 }
 
+pub(super) async fn any(connection: &mut PgConnection, room: &RoomId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(r#"select exists (select from members where room_id = $1) as "any!""#, room.as_str())
+        .fetch_one(connection)
+        .await
+}
+
 pub(super) async fn role(
     connection: &mut PgConnection,
     room: &RoomId,

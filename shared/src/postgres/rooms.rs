@@ -148,8 +148,8 @@ impl Postgres {
             .await
     }
 
-    /// Ends a room for good, if `decide` lets the user with this role do so. May be repeated by whom it was allowed to:
-    /// the owners of an ended room stay known for that.
+    /// Ends a room for good, if `decide` lets the user with this role do so. Its owners stay known until
+    /// [`Postgres::forget_ended_room`], and until then this may be repeated.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such room; what `decide` refuses.
@@ -163,18 +163,35 @@ impl Postgres {
             .run_whole("ending a room", async |connection| {
                 let Locked { room, ended } = lock(connection, id).await?;
                 let role = members::role(connection, id, user).await?;
-                if let Err(refusal) = decide(room.kind, role) {
-                    return Err(if ended { Error::NotFound("room") } else { refusal }.into());
-                }
+                let decided = decide(room.kind, role);
                 if ended {
-                    return Ok(());
+                    let repeats = decided.is_ok() && members::any(connection, id).await?;
+                    return if repeats { Ok(()) } else { Err(Error::NotFound("room").into()) };
                 }
+                decided?;
                 sqlx::query!("update rooms set deleted_at = now() where id = $1", id.as_str())
                     .execute(&mut *connection)
                     .await?;
                 sqlx::query!("delete from members where room_id = $1 and role <> 'owner'", id.as_str())
                     .execute(connection)
                     .await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Forgets the owners of a room that has ended, when nobody hears of it any more.
+    pub async fn forget_ended_room(&self, id: &RoomId) -> Result<()> {
+        self.link
+            .run("forgetting the owners of an ended room", async |connection| {
+                sqlx::query!(
+                    "delete from members m
+                     using rooms r
+                     where m.room_id = $1 and r.id = m.room_id and r.deleted_at is not null",
+                    id.as_str(),
+                )
+                .execute(connection)
+                .await?;
                 Ok(())
             })
             .await

@@ -29,15 +29,9 @@ impl Form {
         }
     }
 
-    /// An object without fields, for calls that may come without a body.
-    pub fn empty() -> Self {
-        Self { object: Map::new(), failed: Fields::new() }
-    }
-
-    /// The parameters of a query. `?after=` counts as absent, like `null`; of two with one name the last one holds.
+    /// The parameters of a query; of two with one name the last one holds.
     pub fn of_query(parameters: impl IntoIterator<Item = (String, String)>) -> Self {
-        let given = parameters.into_iter().filter(|(_, value)| !value.is_empty());
-        let object = given.map(|(name, value)| (name, Value::String(value))).collect();
+        let object = parameters.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
         Self { object, failed: Fields::new() }
     }
 

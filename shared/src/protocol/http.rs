@@ -281,8 +281,8 @@ pub struct TitleRequest {
 /// What a membership takes.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MemberRequest {
-    /// The role to give. Absent: the one that the user has, or `member`.
-    pub role: Option<Role>,
+    /// The role to give.
+    pub role: Role,
 }
 
 /// Whether the parts that Banter needs answer.
