@@ -1,5 +1,6 @@
 //! Redis or Postgres away: `unavailable`, the process lives, and works again when they are back.
 
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tests::{
     chat::{Chat, check_error, texts_of},
@@ -113,6 +114,58 @@ async fn a_redis_that_came_back_empty_is_noticed_by_those_who_resume() {
         assert_eq!(texts_of(&at_ada.join(&room).await), ["The first of a new life"]);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_the_newest_part_of_a_room_is_noticed_and_everybody_is_told_to_read_again() {
+    TestApp::run(async |app| {
+        let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+        let generation = at_bob.join(&room).await["generation"].take();
+        let mut last = String::new();
+        for n in 0..3 {
+            last = text(&at_ada.send(&room, &n.to_string()).await["position"]);
+            at_bob.push().await;
+        }
+        // As after a failover to a replica that had not everything yet.
+        app.ledger().write_off_all();
+        let removed: u64 =
+            app.redis().await.xdel(format!("room:{{{room}}}:log"), &[&last]).await.expect("Redis answers");
+        assert_eq!(removed, 1);
+        let _: () = redis::cmd("XSETID")
+            .arg(format!("room:{{{room}}}:log"))
+            .arg(&text(&at_bob.history_after(&room, "0-0").await["events"][1]["position"]))
+            .query_async(&mut app.redis().await)
+            .await
+            .expect("Redis answers");
+
+        let ack = at_ada.send(&room, "Is anything missing here?").await;
+        let (resync, message) = (at_bob.push().await, at_bob.push().await);
+        assert_eq!((&resync["type"], &resync["room"]), (&json!("resync"), &json!(room)));
+        assert_ne!(resync["generation"], generation);
+        assert_eq!(message["event"], ack["event"]);
+        assert_eq!(at_ada.push().await, resync, "the sender has to read again as well");
+
+        let read = at_bob.ask(json!({"action": "history", "room": room})).await;
+        assert_eq!(read["generation"], resync["generation"]);
+        assert_eq!(texts_of(&read), ["0", "1", "Is anything missing here?"]);
+        let resume = json!({"action": "join", "room": room, "after": last, "generation": generation});
+        assert_eq!(at_bob.ask(resume).await["reset"], true);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_is_spoken_to_over_tls_by_every_function() {
+    TestApp::setup()
+        .redis_tls()
+        .run(async |app| {
+            let (room, (ada, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+            at_ada.send(&room, "Nobody else can read this").await;
+            assert_eq!(at_bob.push().await["text"], "Nobody else can read this");
+            ada.get(&format!("/rooms/{room}/messages")).await.expect(200);
+            assert_eq!(health(app).await, state("ok", "ok"));
+        })
+        .await;
 }
 
 /// A warm function may hold a dead line to Redis: its first answer may be `unavailable`.

@@ -55,6 +55,7 @@ pub struct Database {
 pub struct Setup {
     variables: Vec<(String, String)>,
     own_postgres: bool,
+    redis_tls: bool,
 }
 
 impl Setup {
@@ -68,6 +69,12 @@ impl Setup {
     /// Gives the test a Postgres server that it may stop.
     pub fn own_postgres(mut self) -> Self {
         self.own_postgres = true;
+        self
+    }
+
+    /// Gives the test a Redis that speaks TLS only, with a certificate that no system trusts.
+    pub fn redis_tls(mut self) -> Self {
+        self.redis_tls = true;
         self
     }
 
@@ -106,8 +113,12 @@ impl TestApp {
 
     async fn start(setup: Setup) -> Self {
         let postgres = Database::create(setup.own_postgres).await;
-        let redis = Redis::start(RedisOptions::default()).await.expect("Redis starts");
+        let options = RedisOptions { tls: setup.redis_tls, ..RedisOptions::default() };
+        let redis = Redis::start(options).await.expect("Redis starts");
         let mut variables = setup.variables;
+        if let Some(authority) = redis.ca_file() {
+            variables.push(("REDIS_CA_FILE".to_owned(), authority.to_string_lossy().into_owned()));
+        }
         variables.push(("DATABASE_URL".to_owned(), postgres.url()));
         variables.push(("REDIS_URL".to_owned(), redis.url()));
         let template = local_aws::Setup::new(workspace_dir().join("template.yaml"));
@@ -148,7 +159,17 @@ impl TestApp {
 
     /// A connection to this test's Redis.
     pub async fn redis(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.redis.url()).expect("the URL is Redis'");
+        let client = match self.redis.ca_file() {
+            None => redis::Client::open(self.redis.url()),
+            Some(authority) => {
+                let root_cert = Some(std::fs::read(authority).expect("the certificate is there"));
+                redis::Client::build_with_tls(
+                    self.redis.url(),
+                    redis::TlsCertificates { client_tls: None, root_cert },
+                )
+            }
+        };
+        let client = client.expect("the URL is Redis'");
         client.get_multiplexed_async_connection().await.expect("Redis answers")
     }
 
