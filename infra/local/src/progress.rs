@@ -48,7 +48,10 @@ impl Step {
                 bar.set_style(ProgressStyle::with_template("  {msg}").expect("a good template"));
                 bar.finish_with_message(format!("✓ {} ({:.1} s)", self.what, took.as_secs_f64()));
             }
-            None => tracing::info!(duration_ms = took.as_millis(), "{} ready", self.what),
+            None => {
+                let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(duration_ms, "{} ready", self.what);
+            }
         }
     }
 }

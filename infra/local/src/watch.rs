@@ -160,7 +160,7 @@ async fn build(functions: &[Function], progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Writes the environment of all functions as one file, `NAME=value` in each line.
+/// Writes the environment of all functions as one file in the form that `cargo lambda watch --env-file` reads.
 pub(crate) fn write_environment(functions: &[Function], state: &Path) -> Result<PathBuf> {
     let mut environment: BTreeMap<&str, &str> = CREDENTIALS.into_iter().collect();
     environment.extend([("AWS_REGION", REGION), ("AWS_DEFAULT_REGION", REGION)]);
@@ -174,10 +174,17 @@ pub(crate) fn write_environment(functions: &[Function], state: &Path) -> Result<
             }
         }
     }
-    let lines: String = environment.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    let lines = environment.iter().map(|(name, value)| line(name, value)).collect::<Result<String>>()?;
     let path = state.join("functions.env");
     fs::write(&path, lines).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
+}
+
+/// A value in quotes, because without them it can neither be empty nor have a `=`. There is no way to escape a quote.
+fn line(name: &str, value: &str) -> Result<String> {
+    let quote = ['\'', '`'].into_iter().find(|quote| !value.contains(*quote));
+    let quote = quote.with_context(|| format!("the value of {name} has both kinds of quotes, which no line can hold"))?;
+    Ok(format!("{name}={quote}{value}{quote}\n"))
 }
 
 async fn free_port() -> Result<u16> {
@@ -188,5 +195,18 @@ async fn print(console: Console, output: impl AsyncRead + Unpin) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         console.function_line("watch", &line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_quoted_with_a_quote_that_it_does_not_have() {
+        assert_eq!(line("A", "").expect("a line"), "A=''\n");
+        assert_eq!(line("A", "postgres://a@b/c?host=/tmp").expect("a line"), "A='postgres://a@b/c?host=/tmp'\n");
+        assert_eq!(line("A", "it's").expect("a line"), "A=`it's`\n");
+        line("A", "`it's`").expect_err("no line");
     }
 }

@@ -62,7 +62,7 @@ Make a room:
   curl -sS {http}/rooms -H "Authorization: Bearer $TOKEN" {json} \
     -d '{{"id":"general","title":"General","kind":"public"}}'
 
-Chat, in as many terminals as you like:
+Chat, in as many terminals as you like, each with its TOKEN:
 
   npx wscat -c {websocket} -H "Authorization: Bearer $TOKEN"
   > {{"action":"join","room":"general"}}
