@@ -63,7 +63,7 @@ pub async fn matches(password: TypedPassword, hash: PasswordHash) -> Result<bool
     }
 }
 
-/// Takes as long as [`matches`] for an account that does not exist, so that nobody can tell which do.
+/// Takes as long as [`matches()`] for an account that does not exist, so that nobody can tell which do.
 ///
 /// # Errors
 /// [`Error::Internal`] if there is no memory for it.
