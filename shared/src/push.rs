@@ -16,7 +16,8 @@ use crate::{
     configuration::PushSection,
     domain::{messages::ConnectionId, rooms::RoomId, users::UserId},
     error::Result,
-    redis::{Ended, Redis, Subscriber},
+    redis::{Redis, Subscriber},
+    token::TokenHash,
 };
 
 /// How many posts are under way at once: enough to hide a round trip of some milliseconds, few enough for a small
@@ -101,8 +102,8 @@ impl Connections {
     ///
     /// # Errors
     /// [`crate::Error::Unavailable`] if Redis is away: then the connections may go on, and the call must be repeated.
-    pub async fn end_sessions(&self, user: UserId, ended: Ended<'_>) -> Result<()> {
-        let connections = self.redis.end_sessions(user, ended).await?;
+    pub async fn end_sessions(&self, user: UserId, sessions: &[TokenHash]) -> Result<()> {
+        let connections = self.redis.end_sessions(user, sessions).await?;
         for result in
             join_all(connections.iter().map(|connection| self.forget_and_close(connection, user))).await
         {

@@ -12,7 +12,7 @@ mod tickets;
 
 use redis::FromRedisValue;
 
-pub use connections::{Admission, Ended};
+pub use connections::Admission;
 pub use rooms::{
     Cursor, JoinOutcome, Joined, LogPage, Posted, Resume, RoomSummary, Subscriber, SubscriberChange,
 };

@@ -76,11 +76,8 @@ async fn identify(app: &App, request: &Request) -> Result<Identity> {
         return app.redis.redeem_ticket(&TokenHash::of(ticket)).await?.ok_or(Error::session_ended());
     }
     let header = request.headers.get("authorization").and_then(|header| header.to_str().ok());
-    let (scheme, token) = header.and_then(|header| header.split_once(' ')).ok_or(Error::no_session())?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Error::no_session());
-    }
-    let session = app.postgres.session(&TokenHash::of(token.trim()), app.session_lifetime).await?;
+    let token = TokenHash::of_authorization(header)?;
+    let session = app.postgres.session(&token, app.session_lifetime).await?;
     let session = session.ok_or(Error::session_ended())?;
     Ok(Identity {
         user: session.user.id,

@@ -18,7 +18,7 @@ use shared::{
     domain::rates::Rates,
     postgres::{EndedSessions, Postgres},
     push::Connections,
-    redis::{Ended, Redis},
+    redis::Redis,
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -54,7 +54,7 @@ impl App {
         if ended.hashes.is_empty() {
             return Ok(());
         }
-        self.connections.end_sessions(ended.user, Ended::Only(&ended.hashes)).await?;
+        self.connections.end_sessions(ended.user, &ended.hashes).await?;
         self.postgres.forget_sessions(ended).await
     }
 }

@@ -29,17 +29,6 @@ pub enum Admission {
     Unknown,
 }
 
-/// Which sessions of a user have ended.
-#[derive(Debug, Clone, Copy)]
-pub enum Ended<'a> {
-    /// These.
-    Only(&'a [TokenHash]),
-    /// All but this one.
-    AllBut(&'a TokenHash),
-    /// All.
-    All,
-}
-
 impl Redis {
     /// Records a connection that was just opened, or that Redis has forgotten.
     ///
@@ -92,15 +81,9 @@ impl Redis {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
-    pub async fn end_sessions(&self, user: UserId, ended: Ended<'_>) -> Result<Vec<ConnectionId>> {
-        let (mode, sessions) = match ended {
-            Ended::Only(sessions) => ("only", sessions),
-            Ended::AllBut(session) => ("but", std::slice::from_ref(session)),
-            Ended::All => ("but", [].as_slice()),
-        };
+    pub async fn end_sessions(&self, user: UserId, sessions: &[TokenHash]) -> Result<Vec<ConnectionId>> {
         let sessions: Vec<_> = sessions.iter().map(ToString::to_string).collect();
-        let call =
-            Call::of(&self.scripts.end_sessions, [keys::user_connections(user)]).arg(mode).arg(sessions);
+        let call = Call::of(&self.scripts.end_sessions, [keys::user_connections(user)]).arg(sessions);
         let connections: Vec<String> = self.run(call, "ending sessions").await?;
         Ok(connections.iter().map(|connection| ConnectionId::new(connection)).collect())
     }
