@@ -1,5 +1,7 @@
 //! Sign-up, log-in, the account.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use tests::{
     api::{Answer, assert_keys},
@@ -143,6 +145,27 @@ async fn a_failed_log_in_does_not_tell_whether_the_address_is_known() {
         wrong_password.refused(401, "unauthorized");
         assert_eq!(wrong_password.appearance(), unknown_address.appearance());
         assert_eq!(app.api.post("/login", json!({})).await.invalid(), ["email", "password"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failed_log_in_takes_as_long_whether_the_address_is_known_or_not() {
+    TestApp::run(async |app| {
+        let ada = app.user("Ada").await;
+        let quickest = async |email: &str| {
+            let body = json!({"email": email, "password": "violet-kettle-orbit-42"});
+            let mut quickest = Duration::MAX;
+            for _ in 0..7 {
+                let asked = Instant::now();
+                app.api.post("/login", body.clone()).await.refused(401, "unauthorized");
+                quickest = quickest.min(asked.elapsed());
+            }
+            quickest
+        };
+        // A hash takes some tens of milliseconds, everything else one or two; the quickest of several is hardly disturbed.
+        let (known, unknown) = (quickest(&ada.email).await, quickest("nobody@example.com").await);
+        assert!(known < unknown * 2 && unknown < known * 2, "known {known:?}, unknown {unknown:?}");
     })
     .await;
 }

@@ -5,6 +5,7 @@ mod bad_input;
 mod connections;
 mod first_path;
 mod history;
+mod log;
 mod members;
 mod messages;
 mod order;

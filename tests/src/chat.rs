@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::{
@@ -283,9 +284,7 @@ fn check_frame(frame: &Value) -> Line {
         Some("ack") => {
             let always = ["type", "room", "event", "position", "previous", "at"];
             assert_keys(frame, &always, &["id", "ref"]);
-            check_position(&frame["position"]);
-            check_position_or_null(&frame["previous"]);
-            check_time(&frame["at"]);
+            check_place(frame);
         }
         Some("history") => {
             assert_keys(frame, &["type", "room", "generation", "events", "more"], &["ref"]);
@@ -311,9 +310,19 @@ pub fn check_event(event: &Value) {
     let always = ["type", "room", "position", "previous", "event", "from", "text", "at"];
     assert_keys(event, &always, &["id"]);
     assert_keys(&event["from"], &["id", "name"], &[]);
+    check_place(event);
+}
+
+/// Position, the one before, and the time, which is the position's own.
+#[track_caller]
+fn check_place(event: &Value) {
     check_position(&event["position"]);
     check_position_or_null(&event["previous"]);
     check_time(&event["at"]);
+    let at = event["at"].as_str().and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
+    let at_ms = at.map(|at| at.unix_timestamp_nanos() / 1_000_000);
+    let position_ms = event["position"].as_str().and_then(parse_position).map(|(ms, _)| i128::from(ms));
+    assert_eq!(at_ms, position_ms, "{event}");
 }
 
 #[track_caller]

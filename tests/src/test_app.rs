@@ -342,3 +342,37 @@ fn tells_of_failure(line: &str) -> bool {
     let is_error = line["level"].as_str().is_some_and(|level| level.eq_ignore_ascii_case("error"));
     is_error || line["status"].as_u64().is_some_and(|status| 500 <= status)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(log: &str, expected: &Expected) -> bool {
+        let ledger = Ledger::default();
+        ledger.secret("hunter2-hunter2");
+        std::panic::catch_unwind(AssertUnwindSafe(|| check_log(log, &ledger, expected))).is_err()
+    }
+
+    #[test]
+    fn a_log_with_a_secret_a_panic_or_a_failure_is_refused() {
+        let nothing = Expected::default();
+        assert!(!refused(r#"{"level":"INFO","status":404,"message":"access"}"#, &nothing));
+        assert!(!refused("some words that are no JSON", &nothing));
+        for line in [
+            "GET /?password=hunter2-hunter2",
+            r#"{"level":"INFO","status":500}"#,
+            r#"{"level":"error","message":"a call has failed"}"#,
+            "thread 'main' panicked at src/lib.rs:1:1",
+        ] {
+            assert!(refused(&format!("one line\n{line}\nanother line"), &nothing), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_test_that_breaks_something_still_tells_of_no_secret_and_does_not_panic() {
+        let broken = Expected { failures: true, ..Expected::default() };
+        assert!(!refused(r#"{"level":"error","status":503}"#, &broken));
+        assert!(refused("hunter2-hunter2", &broken));
+        assert!(refused("panicked", &broken));
+    }
+}
