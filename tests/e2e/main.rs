@@ -11,6 +11,8 @@ mod messages;
 mod order;
 mod outages;
 mod privacy;
+#[cfg(target_os = "linux")]
+mod processes;
 mod pushes;
 mod rooms;
 mod sessions;

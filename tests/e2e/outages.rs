@@ -133,7 +133,7 @@ async fn a_redis_that_lost_the_newest_part_of_a_room_is_noticed_and_everybody_is
         assert_eq!(removed, 1);
         let _: () = redis::cmd("XSETID")
             .arg(format!("room:{{{room}}}:log"))
-            .arg(&text(&at_bob.history_after(&room, "0-0").await["events"][1]["position"]))
+            .arg(text(&at_bob.history_after(&room, "0-0").await["events"][1]["position"]))
             .query_async(&mut app.redis().await)
             .await
             .expect("Redis answers");

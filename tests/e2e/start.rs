@@ -2,10 +2,6 @@
 
 use std::process::Stdio;
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::json;
 use tests::{
     api::{Api, PATIENCE},
@@ -17,7 +13,7 @@ use tests::{
 };
 use tokio::{net::TcpListener, process::Command, time::timeout};
 
-fn setup() -> Setup {
+pub(crate) fn setup() -> Setup {
     Setup::new(workspace_dir().join("template.yaml"))
 }
 
@@ -122,51 +118,13 @@ async fn users_rooms_and_messages_are_there_again_after_a_stop() {
     stop(second).await;
 }
 
-async fn sign_up(aws: &LocalAws, ledger: &Ledger) -> User {
+pub(crate) async fn sign_up(aws: &LocalAws, ledger: &Ledger) -> User {
     let api = Api::new(&aws.endpoints.http, ledger.clone());
     User::sign_up(&api, &aws.endpoints.websocket, "Ada").await
 }
 
-fn signal(aws: &LocalAws, signal: Signal) {
-    let pid = aws.pid().expect("it runs").cast_signed();
-    kill(Pid::from_raw(pid), signal).expect("it is ours");
-}
-
-async fn stop(aws: LocalAws) {
+pub(crate) async fn stop(aws: LocalAws) {
     assert!(aws.stop().await.expect("it stops").success());
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_stop_says_goodbye_to_open_sockets_and_leaves_no_process_behind() {
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let mut aws = setup().state(folder.path()).start().await.expect("it starts");
-    let ada = sign_up(&aws, &Ledger::default()).await;
-    let room = ada.make_public_room().await;
-    let mut chat = ada.join(&room).await;
-    let family = descendants(aws.pid().expect("it runs"));
-    assert!(5 < family.len(), "Postgres, Redis and some functions: {family:?}");
-    assert!(folder.path().join("endpoints.json").exists());
-
-    signal(&aws, Signal::SIGINT);
-    assert_eq!(chat.closed().await, 1001);
-    assert!(aws.ended().await.expect("it ends").success());
-    none_lives(&family).await;
-    assert!(!folder.path().join("endpoints.json").exists());
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_killed_local_aws_leaves_no_process_behind_either() {
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let mut aws = setup().state(folder.path()).start().await.expect("it starts");
-    sign_up(&aws, &Ledger::default()).await;
-    let family = descendants(aws.pid().expect("it runs"));
-    signal(&aws, Signal::SIGKILL);
-    aws.ended().await.expect("it is dead");
-    none_lives(&family).await;
-    // And what it kept can be used again.
-    stop(setup().state(folder.path()).start().await.expect("it starts again")).await;
 }
 
 #[tokio::test]
@@ -188,48 +146,4 @@ async fn a_taken_port_is_one_clear_line() {
         assert!(last.contains(&port) && last.contains(option), "not said: {said}");
         assert!(!said.contains("panicked"), "{said}");
     }
-}
-
-async fn none_lives(family: &[Process]) {
-    eventually("all its processes have ended", async || {
-        let left: Vec<_> = family.iter().filter(|process| process.lives()).collect();
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    })
-    .await;
-}
-
-/// A process, which its id alone does not name for good.
-#[derive(Debug)]
-struct Process {
-    pid: u32,
-    started: String,
-}
-
-impl Process {
-    fn lives(&self) -> bool {
-        stat(self.pid).is_some_and(|(_, state, started)| state != "Z" && started == self.started)
-    }
-}
-
-/// All processes that this one has started, and that those have started.
-fn descendants(ancestor: u32) -> Vec<Process> {
-    let processes = std::fs::read_dir("/proc").expect("this is Linux");
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let all: Vec<_> = pids.filter_map(|pid| Some((pid, stat(pid)?))).collect();
-    let mut family = vec![ancestor];
-    let mut next = 0;
-    while let Some(&parent) = family.get(next) {
-        family.extend(all.iter().filter(|(_, (of, ..))| *of == parent).map(|(pid, _)| *pid));
-        next += 1;
-    }
-    let started = |pid: &u32| Some(Process { pid: *pid, started: stat(*pid)?.2 });
-    family[1..].iter().filter_map(started).collect()
-}
-
-/// Parent, state and start of a process: `man 5 proc`.
-fn stat(pid: u32) -> Option<(u32, String, String)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let fields: Vec<_> = fields.split(' ').collect();
-    Some((fields[1].parse().ok()?, fields[0].to_owned(), fields[19].to_owned()))
 }
