@@ -81,10 +81,11 @@ async fn a_burst_of_calls_is_answered_whole_and_each_with_its_own_answer() -> Re
 async fn a_function_that_outlives_its_timeout_is_killed_and_the_next_call_works() -> Result<()> {
     let mut runtime = Runtime::start().await?;
     let call = runtime.invoking("brief", &json!({}));
-    runtime.functions.next("brief").await.answer(Instruction::Hang).await;
+    let held = runtime.functions.next("brief").await;
     let pid = runtime.instances().await?[0].pid;
+    held.answer(Instruction::Hang).await;
     let message = call.await??.check_failed("Sandbox.Timedout");
-    assert!(message.ends_with("Error: Task timed out after 1.00 seconds"), "{message}");
+    assert!(message.ends_with("Error: Task timed out after 2.00 seconds"), "{message}");
     gone(pid).await;
     runtime.tell("brief", json!({"return": "well"})).await?.check_answered(&json!("well"));
     Ok(())
@@ -129,6 +130,19 @@ async fn a_process_that_dies_while_idle_is_replaced_at_the_next_call() -> Result
     .await;
     runtime.tell("main", json!({"return": "well"})).await?.check_answered(&json!("well"));
     assert_ne!(runtime.idle_instance().await.pid, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_that_has_had_no_call_for_long_is_ended() -> Result<()> {
+    let mut runtime = Changes::default().argument("--instance-idle-seconds").argument("0.2").start().await?;
+    let call = runtime.invoking("main", &json!({}));
+    let held = runtime.functions.next("main").await;
+    let pid = runtime.instances().await?[0].pid;
+    held.answer_json(json!("well")).await;
+    call.await??.check_answered(&json!("well"));
+    gone(pid).await;
+    runtime.tell("main", json!({"return": "well"})).await?.check_answered(&json!("well"));
     Ok(())
 }
 

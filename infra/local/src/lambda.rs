@@ -35,9 +35,6 @@ use crate::template::Function;
 /// Lambda's limit for a synchronous call, in either direction: 6 MB, as its error message counts them.
 pub const MAX_PAYLOAD_BYTES: usize = 6_291_556;
 
-/// A process that has not asked for its first call by then is killed. Not counted in the function's timeout.
-pub const INIT_LIMIT: Duration = Duration::from_secs(10);
-
 /// Invokes functions. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Lambda(Arc<Shared>);
@@ -65,12 +62,27 @@ pub struct Processes {
     pub binaries: PathBuf,
     /// The most instances of one function.
     pub concurrency: usize,
-    /// How long a process may take until it asks for its first call: [`INIT_LIMIT`].
-    pub init_limit: Duration,
+    /// How long a process may take, and how long it is kept.
+    pub clocks: Clocks,
     /// Where the functions' output goes.
     pub console: Console,
     /// Faults to do to the calls.
     pub faults: Faults,
+}
+
+/// Lambda's clocks for a process. They can be set shorter, so that tests can see them.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    /// A process that has not asked for its first call by then is killed. Not counted in the function's timeout.
+    pub init: Duration,
+    /// A process that has had no call for so long is ended.
+    pub idle: Duration,
+}
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self { init: Duration::from_secs(10), idle: Duration::from_secs(300) }
+    }
 }
 
 /// What came of an invocation.
@@ -155,7 +167,7 @@ impl Lambda {
                 options.console.clone(),
             );
             let (limit, stop, tasks) = (options.concurrency, stop.clone(), instances.clone());
-            let pool = Pool::new(setup, function.timeout, options.init_limit, limit, stop, tasks);
+            let pool = Pool::new(setup, function.timeout, options.clocks, limit, stop, tasks);
             (function.name, Arc::new(pool))
         });
         let backend = Backend::Processes(pools.collect());

@@ -12,6 +12,7 @@
 //! It is not a server for production: it authenticates nobody but by the template's own authorizer.
 
 pub mod access_log;
+mod child;
 pub mod console;
 pub mod control;
 pub mod faults;

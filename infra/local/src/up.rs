@@ -23,7 +23,7 @@ use crate::console::Console;
 use crate::control::Control;
 use crate::faults::Faults;
 use crate::http_api::HttpGateway;
-use crate::lambda::{INIT_LIMIT, Lambda, Processes};
+use crate::lambda::{Clocks, Lambda, Processes};
 use crate::local_values::{Addresses, LocalValues, Shell};
 use crate::progress::Progress;
 use crate::stores::{Needs, Stores};
@@ -67,6 +67,9 @@ pub struct Options {
     /// Kill a function that asks for no call for so long after its start; for tests, which cannot wait ten seconds.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, hide = true)]
     pub init_limit_seconds: Option<Duration>,
+    /// End a function's process that has had no call for so long; for tests, which cannot wait five minutes.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, hide = true)]
+    pub instance_idle_seconds: Option<Duration>,
     /// Close a WebSocket that is idle for so long; for tests, which cannot wait ten minutes.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, hide = true)]
     pub idle_timeout_seconds: Option<Duration>,
@@ -126,7 +129,10 @@ pub async fn run(options: Options, console: Console) -> Result<()> {
     };
     state.publish(&endpoints)?;
     banner::print(&endpoints, &template)?;
-    tracing::info!(http = endpoints.http, websocket = endpoints.websocket, "ready");
+    // A person has just read it.
+    if !console.is_terminal() {
+        tracing::info!(http = endpoints.http, websocket = endpoints.websocket, "ready");
+    }
     let failure = tokio::select! {
         () = stop.cancelled() => None,
         failure = running.failed() => Some(failure),
@@ -185,7 +191,7 @@ impl Running {
                 functions: template.functions,
                 binaries: std::path::absolute(&options.functions)?,
                 concurrency: options.concurrency,
-                init_limit: options.init_limit_seconds.unwrap_or(INIT_LIMIT),
+                clocks: clocks(options),
                 console: console.clone(),
                 faults: faults.clone(),
             })?
@@ -242,6 +248,14 @@ impl Running {
             watch.stop().await;
         }
         self.stores.stop().await;
+    }
+}
+
+fn clocks(options: &Options) -> Clocks {
+    let usual = Clocks::default();
+    Clocks {
+        init: options.init_limit_seconds.unwrap_or(usual.init),
+        idle: options.instance_idle_seconds.unwrap_or(usual.idle),
     }
 }
 

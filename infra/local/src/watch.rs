@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
+use crate::child;
 use crate::console::Console;
 use crate::ids::REGION;
 use crate::local_values::CREDENTIALS;
@@ -57,7 +58,8 @@ impl Watch {
         let step = progress.step("cargo lambda watch");
         let environment = write_environment(functions, state)?;
         let port = free_port().await?;
-        let mut child = Command::new("cargo")
+        let mut command = Command::from(child::ending_with_us("cargo", "TERM"));
+        command
             .args(["lambda", "watch", "--wait", "--invoke-address", "127.0.0.1"])
             .args(["--invoke-port", &port.to_string(), "--concurrency", &concurrency.to_string()])
             .arg("--env-file")
@@ -66,9 +68,8 @@ impl Watch {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("starting cargo lambda watch")?;
+            .kill_on_drop(true);
+        let mut child = command.spawn().context("starting cargo lambda watch")?;
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(print(console.clone(), stdout));
         }
@@ -183,7 +184,8 @@ pub(crate) fn write_environment(functions: &[Function], state: &Path) -> Result<
 /// A value in quotes, because without them it can neither be empty nor have a `=`. There is no way to escape a quote.
 fn line(name: &str, value: &str) -> Result<String> {
     let quote = ['\'', '`'].into_iter().find(|quote| !value.contains(*quote));
-    let quote = quote.with_context(|| format!("the value of {name} has both kinds of quotes, which no line can hold"))?;
+    let quote = quote
+        .with_context(|| format!("the value of {name} has both kinds of quotes, which no line can hold"))?;
     Ok(format!("{name}={quote}{value}{quote}\n"))
 }
 
@@ -205,7 +207,10 @@ mod tests {
     #[test]
     fn a_value_is_quoted_with_a_quote_that_it_does_not_have() {
         assert_eq!(line("A", "").expect("a line"), "A=''\n");
-        assert_eq!(line("A", "postgres://a@b/c?host=/tmp").expect("a line"), "A='postgres://a@b/c?host=/tmp'\n");
+        assert_eq!(
+            line("A", "postgres://a@b/c?host=/tmp").expect("a line"),
+            "A='postgres://a@b/c?host=/tmp'\n"
+        );
         assert_eq!(line("A", "it's").expect("a line"), "A=`it's`\n");
         line("A", "`it's`").expect_err("no line");
     }

@@ -20,9 +20,6 @@ use super::{InstanceState, failure};
 use crate::ids::epoch_ms;
 use crate::local_values::function_arn;
 
-/// An instance that has had no call for this long is ended. Lambda does so after some minutes.
-const IDLE_LIMIT: Duration = Duration::from_secs(300);
-
 /// How long a process that has answered may take to ask for the next call, before calls that wait get another process.
 const SETTLE_LIMIT: Duration = Duration::from_millis(50);
 
@@ -70,7 +67,7 @@ fn tell_failed_start(place: &Place, why: NotStarted) {
             (failure::exited(request_id, status), failure::how(status), last_words)
         }
         NotStarted::TimedOut { last_words } => {
-            let limit = place.pool.init_limit;
+            let limit = place.pool.clocks.init;
             let reason = format!("it asked for no call within {limit:?}");
             (failure::init_timed_out(request_id, limit), reason, last_words)
         }
@@ -108,7 +105,7 @@ impl Instance {
                 status = process.ended() => {
                     return Err(NotStarted::Exited { status, last_words: process.end().await });
                 }
-                () = sleep_until(begin + pool.init_limit) => {
+                () = sleep_until(begin + pool.clocks.init) => {
                     return Err(NotStarted::TimedOut { last_words: process.end().await });
                 }
                 () = pool.stop.cancelled() => {
@@ -154,7 +151,7 @@ impl Instance {
             Work::Stop => return None,
         };
         place.status(|status| status.state = InstanceState::Idle);
-        let unused = sleep(IDLE_LIMIT);
+        let unused = sleep(place.pool.clocks.idle);
         tokio::pin!(unused);
         loop {
             tokio::select! {

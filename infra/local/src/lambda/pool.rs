@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::instance;
 use super::process::Setup;
-use super::{InstanceState, InstanceStatus};
+use super::{Clocks, InstanceState, InstanceStatus};
 
 /// Calls that wait for one function before more are refused. Lambda would refuse earlier, at the account's limit of
 /// calls in flight; here it only bounds the memory.
@@ -62,7 +62,7 @@ pub(super) enum Work {
 pub(super) struct Pool {
     pub(super) setup: Setup,
     pub(super) timeout: Duration,
-    pub(super) init_limit: Duration,
+    pub(super) clocks: Clocks,
     pub(super) stop: CancellationToken,
     limit: usize,
     tasks: TaskTracker,
@@ -87,13 +87,13 @@ impl Pool {
     pub(super) fn new(
         setup: Setup,
         timeout: Duration,
-        init_limit: Duration,
+        clocks: Clocks,
         limit: usize,
         stop: CancellationToken,
         tasks: TaskTracker,
     ) -> Self {
         let (state, statuses, next_instance) = Default::default();
-        Self { setup, timeout, init_limit, stop, limit, tasks, state, statuses, next_instance }
+        Self { setup, timeout, clocks, stop, limit, tasks, state, statuses, next_instance }
     }
 
     /// Gives the call to an idle instance, or lets it wait for one.

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::child;
 use crate::console::Console;
 use crate::ids::REGION;
 use crate::local_values::CREDENTIALS;
@@ -54,14 +55,8 @@ impl Setup {
 
     /// Starts a process that asks for its calls at `runtime_api`, `127.0.0.1:<port>`.
     pub(super) async fn start(&self, runtime_api: &str) -> Result<Process> {
-        let mut command = match setpriv() {
-            Some(setpriv) => {
-                let mut command = std::process::Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
-                command
-            }
-            None => std::process::Command::new(&self.program),
-        };
+        // What is in the middle of a call does not notice that nobody waits for its answer.
+        let mut command = child::ending_with_us(&self.program, "KILL");
         command
             .env_clear()
             .envs(&self.environment)
@@ -99,7 +94,7 @@ fn environment(function: &Function) -> BTreeMap<String, String> {
         ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),
         ("LAMBDA_TASK_ROOT", "/var/task".to_owned()),
         ("LANG", "en_US.UTF-8".to_owned()),
-        ("PATH", search_path().into_string().unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned())),
+        ("PATH", search_path().unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".to_owned())),
         ("TZ", ":UTC".to_owned()),
     ];
     let credentials = CREDENTIALS.map(|(name, value)| (name, value.to_owned()));
@@ -107,16 +102,8 @@ fn environment(function: &Function) -> BTreeMap<String, String> {
     fixed.chain(function.environment.clone()).collect()
 }
 
-fn search_path() -> std::ffi::OsString {
-    std::env::var_os("PATH").unwrap_or_default()
-}
-
-/// The program that lets the system kill a child when its parent dies. Linux only; elsewhere a function ends when it
-/// next asks for a call and finds nobody.
-fn setpriv() -> Option<PathBuf> {
-    let folders = search_path();
-    let mut folders = std::env::split_paths(&folders).filter(|_| cfg!(target_os = "linux"));
-    folders.find_map(|folder| Some(folder.join("setpriv")).filter(|program| program.is_file()))
+fn search_path() -> Option<String> {
+    std::env::var_os("PATH")?.into_string().ok()
 }
 
 /// The one thread that starts processes. The system ends a child when the *thread* that started it ends, and the

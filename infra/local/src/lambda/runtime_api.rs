@@ -120,7 +120,11 @@ async fn handle(request: Request<Incoming>, calls: mpsc::Sender<Call>) -> Result
             Want::InitFailure { payload }
         }
         _ => {
-            return Ok(refused(StatusCode::NOT_FOUND, "NotFound", "there is no such call in the Runtime API"));
+            return Ok(refused(
+                StatusCode::NOT_FOUND,
+                "NotFound",
+                "there is no such call in the Runtime API",
+            ));
         }
     };
     let (reply, wait) = oneshot::channel();
