@@ -1,7 +1,7 @@
 //! Lambda: gives calls to functions, and their answers back.
 //!
 //! [`Lambda::processes`] runs the functions' binaries itself, over the Runtime API: one process for each call in
-//! flight, up to a limit, and idle ones again before new ones ([`pool`], [`instance`]).
+//! flight, up to a limit, and idle ones again before new ones (`pool`, `instance`).
 //! [`Lambda::endpoint`] gives the calls to somebody else's Invoke API, such as `cargo lambda watch`.
 
 mod endpoint;

@@ -2,7 +2,7 @@
 //!
 //! An environment variable that is named in the table below gets the local value whatever the template says;
 //! every other variable is resolved as the template says, where the account, the region and the ids of the
-//! template's own resources have fixed local values ([`pseudo_parameter`]).
+//! template's own resources have fixed local values (`pseudo_parameter`).
 //! The variables that configure Banter, set in the shell, override both.
 
 use std::collections::BTreeMap;

@@ -196,7 +196,9 @@ async fn free_port() -> Result<u16> {
 async fn print(console: Console, output: impl AsyncRead + Unpin) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        console.function_line("watch", &line);
+        if !line.trim().is_empty() {
+            console.function_line("watch", &line);
+        }
     }
 }
 
