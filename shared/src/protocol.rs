@@ -21,6 +21,11 @@ use crate::{
     error::{Error, Fields},
 };
 
+/// How many items a page has if nothing is said.
+pub const USUAL_PAGE: usize = 50;
+/// How many items a page has at most.
+pub const LARGEST_PAGE: usize = 200;
+
 /// A moment as clients see it: RFC 3339, UTC, milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-11-22T16:00:00.123Z")]
@@ -108,7 +113,7 @@ mod tests {
         let at = Timestamp(
             OffsetDateTime::from_unix_timestamp_nanos(1_795_351_680_007_900_000).expect("in range"),
         );
-        assert_eq!(serde_json::to_string(&at).expect("serialises"), r#""2026-11-22T11:28:00.007Z""#);
+        assert_eq!(serde_json::to_string(&at).expect("serialises"), r#""2026-11-22T12:48:00.007Z""#);
     }
 
     #[test]

@@ -5,11 +5,10 @@ use std::{error::Error as StdError, time::Duration};
 use aws_sdk_apigatewaymanagement::{
     Client,
     config::{retry::RetryConfig, timeout::TimeoutConfig},
-    error::SdkError,
-    operation::post_to_connection::PostToConnectionError,
+    operation::{delete_connection::DeleteConnectionError, post_to_connection::PostToConnectionError},
     primitives::Blob,
 };
-use futures::{StreamExt, future::join_all, stream};
+use futures::{StreamExt, TryStreamExt, future::join, stream};
 use tokio::time::Instant;
 
 use crate::{
@@ -46,6 +45,13 @@ pub struct Delivery {
     pub gone: usize,
     /// So many could not be reached within the budget. Their clients notice the gap and read what they missed.
     pub given_up: usize,
+}
+
+/// What became of one try.
+enum Attempt<T> {
+    Done(T),
+    /// 429, 5xx, a time-out: with the reason, for the log.
+    Again(String),
 }
 
 /// What became of one post.
@@ -97,19 +103,18 @@ impl Connections {
         delivery
     }
 
-    /// Forgets and closes the connections of sessions that have ended. To be called after Postgres has forgotten the
-    /// sessions; safe to repeat. A connection that cannot be closed now is mute and deaf all the same.
+    /// Forgets and closes the connections of sessions that have ended in Postgres. Safe to repeat: what an earlier try did
+    /// not get to is found again. A connection that cannot be closed now is mute and deaf all the same.
     ///
     /// # Errors
     /// [`crate::Error::Unavailable`] if Redis is away: then the connections may go on, and the call must be repeated.
     pub async fn end_sessions(&self, user: UserId, sessions: &[TokenHash]) -> Result<()> {
         let connections = self.redis.end_sessions(user, sessions).await?;
-        for result in
-            join_all(connections.iter().map(|connection| self.forget_and_close(connection, user))).await
-        {
-            result?;
-        }
-        Ok(())
+        stream::iter(&connections)
+            .map(|connection| self.forget_and_close(connection, user))
+            .buffer_unordered(WIDTH)
+            .try_collect()
+            .await
     }
 
     /// Closes a connection whose session has ended, with a last frame that says why. The frame cannot be the reply to
@@ -122,53 +127,47 @@ impl Connections {
         self.forget_and_close(connection, user).await
     }
 
-    /// Forgets a connection and closes it.
-    ///
-    /// # Errors
-    /// [`crate::Error::Unavailable`] if Redis is away.
     async fn forget_and_close(&self, connection: &ConnectionId, user: UserId) -> Result<()> {
-        let forgotten = self.redis.forget_connection(connection, user).await;
-        let closed = self.client.delete_connection().connection_id(connection.as_str()).send().await;
-        if let Err(error) = closed.map_err(SdkError::into_service_error)
-            && !error.is_gone_exception()
-        {
-            tracing::warn!(connection.id = %connection, cause = %chain(&error), "a connection could not be closed");
-        }
+        let (forgotten, ()) =
+            join(self.redis.forget_connection(connection, user), self.close(connection)).await;
         forgotten
     }
 
     async fn post(&self, connection: &ConnectionId, frame: &str, deadline: Instant) -> Post {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let attempt = self.client.post_to_connection().connection_id(connection.as_str());
-            let attempt = attempt.data(Blob::new(frame.as_bytes())).send();
-            let error = match tokio::time::timeout_at(deadline, attempt).await {
-                Ok(Ok(_)) => return Post::Delivered,
-                Ok(Err(error)) => error,
-                Err(_) => return Post::GivenUp,
-            };
-            match &error {
-                SdkError::ServiceError(refused) => match refused.err() {
-                    PostToConnectionError::GoneException(_) => return Post::Gone,
+        let attempt = async || {
+            let post = self.client.post_to_connection().connection_id(connection.as_str());
+            let posted = post.data(Blob::new(frame.as_bytes())).send().await;
+            let Err(error) = posted else { return Attempt::Done(Post::Delivered) };
+            match error.as_service_error() {
+                Some(PostToConnectionError::GoneException(_)) => Attempt::Done(Post::Gone),
+                Some(
                     PostToConnectionError::ForbiddenException(_)
-                    | PostToConnectionError::PayloadTooLargeException(_) => {
-                        tracing::error!(connection.id = %connection, cause = %chain(&error), "a post was refused for good");
-                        return Post::GivenUp;
-                    }
-                    _ => {
-                        tracing::debug!(connection.id = %connection, cause = %chain(&error), "a post was refused")
-                    }
-                },
-                _ => {
-                    tracing::debug!(connection.id = %connection, cause = %chain(&error), "a post has failed")
+                    | PostToConnectionError::PayloadTooLargeException(_),
+                ) => {
+                    tracing::error!(connection.id = %connection, cause = %chain(&error), "a post was refused for good");
+                    Attempt::Done(Post::GivenUp)
                 }
+                _ => Attempt::Again(chain(&error)),
             }
-            let jittered = jitter(pause);
-            if deadline <= Instant::now() + jittered {
-                return Post::GivenUp;
+        };
+        repeat_until(deadline, connection, attempt).await.unwrap_or(Post::GivenUp)
+    }
+
+    async fn close(&self, connection: &ConnectionId) {
+        let attempt = async || {
+            let close = self.client.delete_connection().connection_id(connection.as_str()).send().await;
+            match close {
+                Ok(_) => Attempt::Done(()),
+                Err(error)
+                    if error.as_service_error().is_some_and(DeleteConnectionError::is_gone_exception) =>
+                {
+                    Attempt::Done(())
+                }
+                Err(error) => Attempt::Again(chain(&error)),
             }
-            tokio::time::sleep(jittered).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
+        };
+        if repeat_until(Instant::now() + self.budget, connection, attempt).await.is_none() {
+            tracing::warn!(connection.id = %connection, "a connection could not be closed in time");
         }
     }
 
@@ -191,6 +190,26 @@ impl Connections {
             }
         }
     }
+}
+
+/// Tries until it is done; none when the deadline comes first. No try is begun after it.
+async fn repeat_until<T>(
+    deadline: Instant,
+    connection: &ConnectionId,
+    attempt: impl AsyncFn() -> Attempt<T>,
+) -> Option<T> {
+    let mut pause = FIRST_PAUSE;
+    while Instant::now() < deadline {
+        match tokio::time::timeout_at(deadline, attempt()).await.ok()? {
+            Attempt::Done(outcome) => return Some(outcome),
+            Attempt::Again(cause) => {
+                tracing::debug!(connection.id = %connection, cause, "the management API refused")
+            }
+        }
+        tokio::time::sleep_until(deadline.min(Instant::now() + jitter(pause))).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+    None
 }
 
 /// "Full jitter": between nothing and the pause, so that those who failed together do not come back together.

@@ -26,6 +26,12 @@ use link::Link;
 /// How long API Gateway lets a connection live, two hours, with some minutes for clocks and retries.
 const CONNECTION_LIFETIME_SECONDS: u64 = 2 * 60 * 60 + 10 * 60;
 
+/// ElastiCache Serverless takes 3,999 arguments in one command; some of them are a script's own.
+const MOST_ARGUMENTS: usize = 3_000;
+
+/// How many commands of one call are under way at once.
+const WIDTH: usize = 32;
+
 /// The stores in Redis. Connects on first use, and again whenever Redis comes back.
 #[derive(Clone)]
 pub struct Redis {
@@ -118,14 +124,17 @@ struct Scripts {
     end_room: Script,
     end_sessions: Script,
     expel: Script,
+    forget_connection: Script,
     join: Script,
     leave: Script,
+    online: Script,
     page: Script,
     peek: Script,
     post: Script,
     record_connection: Script,
     summary: Script,
     throttle: Script,
+    told: Script,
 }
 
 impl Scripts {
@@ -143,14 +152,17 @@ impl Scripts {
             end_room: Script::new(&[include_str!("redis/scripts/end_room.lua")]),
             end_sessions: Script::new(&[include_str!("redis/scripts/end_sessions.lua")]),
             expel: Script::new(&[ROOM, include_str!("redis/scripts/expel.lua")]),
+            forget_connection: Script::new(&[include_str!("redis/scripts/forget_connection.lua")]),
             join: Script::new(&[ROOM, include_str!("redis/scripts/join.lua")]),
             leave: Script::new(&[ROOM, include_str!("redis/scripts/leave.lua")]),
+            online: Script::new(&[ROOM, include_str!("redis/scripts/online.lua")]),
             page: Script::new(&[ROOM, include_str!("redis/scripts/page.lua")]),
             peek: Script::new(&[include_str!("redis/scripts/peek.lua")]),
             post: Script::new(&[ROOM, include_str!("redis/scripts/post.lua")]),
             record_connection: Script::new(&[include_str!("redis/scripts/record_connection.lua")]),
             summary: Script::new(&[include_str!("redis/scripts/summary.lua")]),
             throttle: Script::new(&[WINDOW, include_str!("redis/scripts/throttle.lua")]),
+            told: Script::new(&[include_str!("redis/scripts/told.lua")]),
         }
     }
 }

@@ -10,6 +10,7 @@ use lambda::{
 use shared::{
     Error, Result,
     configuration::{ConnectionSection, Environment, PostgresSection, RedisSection, SessionSection},
+    identity::Identity,
     postgres::Postgres,
     redis::Redis,
 };
@@ -50,15 +51,21 @@ pub async fn handle(app: &App, event: Event, access: &mut Access) -> Answer {
 
 async fn record(app: &App, event: &Event) -> Result<()> {
     let identity = event.identity.as_ref().ok_or(Error::no_session())?;
+    match check(app, event, identity).await {
+        Ok(()) => Ok(()),
+        Err(error @ Error::TooManyConnections { .. }) => Err(error),
+        Err(error) => {
+            // Also if the record seems to have failed: only its answer may be lost, and it would keep the user's place.
+            app.redis.forget_connection(&event.connection, identity.user).await?;
+            Err(error)
+        }
+    }
+}
+
+async fn check(app: &App, event: &Event, identity: &Identity) -> Result<()> {
     app.redis.record_connection(&event.connection, identity, app.most_per_user).await?;
-    // The session may have ended since the authorizer looked. Whoever ends one deletes it in Postgres first and closes
-    // the recorded connections then: so either they saw this one, or the session is gone by now.
-    let session = app.postgres.session(&identity.session, app.session_lifetime).await;
-    let refusal = match session {
-        Ok(Some(_)) => return Ok(()),
-        Ok(None) => Error::session_ended(),
-        Err(error) => error,
-    };
-    app.redis.forget_connection(&event.connection, identity.user).await?;
-    Err(refusal)
+    // The session may have ended since the authorizer looked. Whoever ends one does so in Postgres first and closes the
+    // recorded connections then: so either they saw this one, or the session is seen to have ended here.
+    let session = app.postgres.session(&identity.session, app.session_lifetime).await?;
+    session.map(|_| ()).ok_or(Error::session_ended())
 }

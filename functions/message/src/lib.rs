@@ -6,6 +6,7 @@
 
 mod actions;
 mod frame;
+mod resync;
 mod subscribers;
 
 use std::{num::NonZeroU32, time::Duration};
@@ -123,14 +124,16 @@ async fn dismiss(app: &App, speaker: &Speaker, farewell: &Referenced, error: &Er
 }
 
 async fn admit(app: &App, speaker: &Speaker, action: Option<&Action>) -> Result<()> {
-    if count(app, speaker, action).await? == Admission::Unknown {
+    let mut admission = count(app, speaker, action).await?;
+    if admission == Admission::Unknown {
         recall(app, speaker).await?;
-        // Unknown again: the session was ended at this very moment.
-        if count(app, speaker, action).await? == Admission::Unknown {
-            return Err(Error::session_ended());
-        }
+        admission = count(app, speaker, action).await?;
     }
-    Ok(())
+    match admission {
+        Admission::Admitted => Ok(()),
+        // Unknown again: the connection was forgotten at this very moment.
+        Admission::Ended | Admission::Unknown => Err(Error::session_ended()),
+    }
 }
 
 async fn count(app: &App, speaker: &Speaker, action: Option<&Action>) -> Result<Admission> {
@@ -147,7 +150,8 @@ async fn count(app: &App, speaker: &Speaker, action: Option<&Action>) -> Result<
 /// Redis does not know the connection: either its session has ended, or Redis was lost. Postgres knows which.
 ///
 /// It is asked before the connection is recorded, so that no other frame gets in for a session that has ended, and once
-/// more after it: whoever ends the session meanwhile either sees the record or has deleted the session already.
+/// more after it: whoever ends the session meanwhile either sees the record or has ended it in Postgres already. A
+/// connection that was closed is not recorded again: this may be the last of its frames.
 async fn recall(app: &App, speaker: &Speaker) -> Result<()> {
     let Speaker { identity, connection, .. } = speaker;
     check_session(app, speaker).await?;

@@ -116,6 +116,7 @@ async fn serve(
         identity: identity(&context.authorizer.fields),
         body: request.body.unwrap_or_default(),
     };
+    let replies = context.route_key.as_deref() == Some("$default");
     access.connection = Some(event.connection.to_string());
     access.user = event.identity.as_ref().map(|identity| identity.user.to_string());
 
@@ -126,8 +127,8 @@ async fn serve(
         log_failure(&request_id, function, error.code(), &format_args!("panic: {}", panic_text(&*panic)));
         let failure = Reply::Error(Failure::new(&error, &request_id));
         let answer = Answer::reply(Referenced { reply: failure, reference: None });
-        // On a route without reply the status tells; $default has a reply.
-        Answer { status: if access.action.is_some() { 200 } else { error.status() }, ..answer }
+        // $default has a reply; on the other routes the status tells.
+        Answer { status: if replies { 200 } else { error.status() }, ..answer }
     });
     access.end(Some(answer.status), answer.code);
 

@@ -1,8 +1,8 @@
 //! Connections: who opened them, whether they may still speak, and which rooms they joined.
 
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{CONNECTION_LIFETIME_SECONDS, Call, Redis, keys, throttle};
+use super::{CONNECTION_LIFETIME_SECONDS, Call, MOST_ARGUMENTS, Redis, WIDTH, keys, throttle};
 use crate::{
     domain::{
         messages::{ConnectionId, EventId},
@@ -20,12 +20,17 @@ const UNCOUNTED_REPEATS: u32 = 5;
 /// … within this time.
 const UNCOUNTED_SECONDS: u32 = 2 * 60;
 
+/// For how long a connection that is gone is remembered as such: no frame is under way longer.
+const GONE_SECONDS: u64 = 5 * 60;
+
 /// Whether a frame may be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// It may.
     Admitted,
-    /// Redis does not know the connection: its session has ended, or Redis was lost.
+    /// The session of the connection has ended.
+    Ended,
+    /// Redis does not know the connection: it is gone, or Redis was lost.
     Unknown,
 }
 
@@ -33,20 +38,23 @@ impl Redis {
     /// Records a connection that was just opened, or that Redis has forgotten.
     ///
     /// # Errors
-    /// [`Error::Throttled`] if the user has `most` connections already; [`Error::Unavailable`] if Redis is away.
+    /// [`Error::TooManyConnections`] if the user has `most` already; [`Error::Unauthorized`] if the connection is gone;
+    /// [`Error::Unavailable`] if Redis is away.
     pub async fn record_connection(
         &self,
         connection: &ConnectionId,
         identity: &Identity,
         most: usize,
     ) -> Result<()> {
-        let call = Call::of(&self.scripts.record_connection, [keys::user_connections(identity.user)])
+        let call = Call::of(&self.scripts.record_connection, connection_keys(connection, identity.user))
             .arg(connection.as_str())
             .arg(identity.session.to_string())
             .arg(most)
             .arg(CONNECTION_LIFETIME_SECONDS);
-        match self.run(call, "recording a connection").await? {
-            0_u64 => Err(Error::TooManyConnections { most }),
+        let outcome: String = self.run(call, "recording a connection").await?;
+        match outcome.as_str() {
+            "full" => Err(Error::TooManyConnections { most }),
+            "gone" => Err(Error::Unauthorized("The connection was closed")),
             _ => Ok(()),
         }
     }
@@ -74,34 +82,48 @@ impl Redis {
         let (outcome, wait_us): (String, u64) =
             self.run(throttle::limits(call, rates), "admitting a frame").await?;
         throttle::refuse(wait_us)?;
-        Ok(if outcome == "unknown" { Admission::Unknown } else { Admission::Admitted })
+        Ok(match outcome.as_str() {
+            "unknown" => Admission::Unknown,
+            "ended" => Admission::Ended,
+            _ => Admission::Admitted,
+        })
     }
 
-    /// Forgets the connections of sessions that have ended, and answers them: no frame of theirs is admitted any more.
+    /// Whether the connection is known and its session has not ended.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn is_connected(&self, connection: &ConnectionId, user: UserId) -> Result<bool> {
+        let mut command = redis::cmd("HGET");
+        command.arg(keys::user_connections(user)).arg(connection.as_str());
+        let record: Option<String> = self.link.query(&command, "looking for a connection").await?;
+        Ok(record.is_some_and(|record| !record.starts_with('-')))
+    }
+
+    /// Marks the connections of sessions that have ended, and answers them: no frame of theirs is admitted any more.
+    /// Safe to repeat: they are answered again until they are forgotten.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn end_sessions(&self, user: UserId, sessions: &[TokenHash]) -> Result<Vec<ConnectionId>> {
-        let sessions: Vec<_> = sessions.iter().map(ToString::to_string).collect();
-        let call = Call::of(&self.scripts.end_sessions, [keys::user_connections(user)]).arg(sessions);
-        let connections: Vec<String> = self.run(call, "ending sessions").await?;
-        Ok(connections.iter().map(|connection| ConnectionId::new(connection)).collect())
+        let mut ended = Vec::new();
+        for sessions in sessions.chunks(MOST_ARGUMENTS) {
+            let sessions: Vec<_> = sessions.iter().map(ToString::to_string).collect();
+            let call = Call::of(&self.scripts.end_sessions, [keys::user_connections(user)]).arg(sessions);
+            let connections: Vec<String> = self.run(call, "ending sessions").await?;
+            ended.extend(connections.iter().map(|connection| ConnectionId::new(connection)));
+        }
+        Ok(ended)
     }
 
-    /// Notes that a connection is about to join a room. Written before the subscription, so that the clean-up never
-    /// misses one.
+    /// Notes that a connection is about to join a room. Written before the subscription, and never taken back while the
+    /// connection lives, so that the clean-up finds every room.
     pub(super) async fn note_room(&self, connection: &ConnectionId, room: &RoomId) -> Result<()> {
         let key = keys::connection(connection);
         let mut pipeline = redis::pipe();
         pipeline.atomic().sadd(&key, room.as_str()).ignore();
         pipeline.expire(&key, CONNECTION_LIFETIME_SECONDS.cast_signed()).ignore();
         self.link.run_pipeline(&pipeline, "noting a room").await
-    }
-
-    pub(super) async fn forget_room(&self, connection: &ConnectionId, room: &RoomId) -> Result<()> {
-        let mut command = redis::cmd("SREM");
-        command.arg(keys::connection(connection)).arg(room.as_str());
-        self.link.query(&command, "forgetting a room").await
     }
 
     /// Forgets a connection that is gone: its subscriptions, and its place in the user's limit. Safe to repeat.
@@ -112,14 +134,19 @@ impl Redis {
         const OPERATION: &str = "forgetting a connection";
         let key = keys::connection(connection);
         let rooms: Vec<String> = self.link.query(redis::cmd("SMEMBERS").arg(&key), OPERATION).await?;
-        let rooms: Vec<_> = rooms.into_iter().map(RoomId::from_store).collect();
-        try_join_all(rooms.iter().map(|room| self.unsubscribe(room, std::slice::from_ref(connection))))
+        stream::iter(rooms.into_iter().map(RoomId::from_store))
+            .map(|room| async move { self.unsubscribe(&room, std::slice::from_ref(connection)).await })
+            .buffer_unordered(WIDTH)
+            .try_collect::<()>()
             .await?;
-        // Last, so that a repeat after a failure still finds the rooms.
+        // Last, so that a repeat after a failure still finds the rooms, and the connections of an ended session.
         let _: u64 = self.link.query(redis::cmd("DEL").arg(&key), OPERATION).await?;
-        let mut command = redis::cmd("HDEL");
-        command.arg(keys::user_connections(user)).arg(connection.as_str());
-        let _: u64 = self.link.query(&command, OPERATION).await?;
+        let call = Call::of(&self.scripts.forget_connection, connection_keys(connection, user));
+        let _: u64 = self.run(call.arg(connection.as_str()).arg(GONE_SECONDS), OPERATION).await?;
         Ok(())
     }
+}
+
+fn connection_keys(connection: &ConnectionId, user: UserId) -> [String; 2] {
+    [keys::user_connections(user), keys::user_gone(user, connection)]
 }

@@ -19,9 +19,14 @@ pub(super) fn ticket(ticket: &TokenHash) -> String {
     format!("ticket:{{{ticket}}}")
 }
 
-/// Hash connection → `<session> <since>`. 2 h 10 min.
+/// Hash connection → `<session> <since>`, with `-` before it once the session has ended.
 pub(super) fn user_connections(user: UserId) -> String {
     format!("user:{{{user}}}:connections")
+}
+
+/// There if a connection of the user is gone. 5 min.
+pub(super) fn user_gone(user: UserId, connection: &ConnectionId) -> String {
+    format!("user:{{{user}}}:gone:{connection}")
 }
 
 /// The times of a user's last frames of a kind, newest first.
@@ -49,7 +54,7 @@ pub(super) fn connection(connection: &ConnectionId) -> String {
     format!("connection:{{{connection}}}")
 }
 
-/// Generation, last position, versions of subscribers and of access.
+/// Generation, last position, versions of subscribers and of access; see `room.lua`.
 pub(super) fn head(room: &RoomId) -> String {
     format!("room:{{{room}}}:head")
 }
@@ -69,7 +74,7 @@ pub(super) fn online(room: &RoomId) -> String {
     format!("room:{{{room}}}:online")
 }
 
-/// The position that an event was given, and the one before. 24 h.
+/// The position that an event was given, and the one before. 24 h if the client can repeat it.
 pub(super) fn sent(room: &RoomId, event: EventId) -> String {
     format!("room:{{{room}}}:sent:{event}")
 }

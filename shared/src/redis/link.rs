@@ -77,8 +77,18 @@ impl Link {
         answer.map_err(|cause| failed(operation, cause))
     }
 
+    /// Runs a command that must not run twice.
+    pub(super) async fn query_once<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        operation: &'static str,
+    ) -> Result<T> {
+        let value = self.try_run(command).await.map_err(|cause| failed(operation, cause))?;
+        T::from_redis_value(value).map_err(|cause| Error::internal(operation, cause))
+    }
+
     /// Runs a command. A connection that broke while the function was frozen only shows on its next use, so what
-    /// failed with the connection is tried once more: every command and script of ours is safe to run again.
+    /// failed with the connection is tried once more: every command and script that comes here is safe to run again.
     pub(super) async fn run(&self, command: &Cmd) -> RedisResult<Value> {
         match self.try_run(command).await {
             Err(error) if error.is_connection_dropped() => self.try_run(command).await,
@@ -130,6 +140,10 @@ fn cluster(section: &RedisSection, certificates: Option<TlsCertificates>) -> Red
 /// What Redis itself refuses is a mistake of ours; everything else is Redis being away, starting, or failing over.
 pub(super) fn failed(operation: &'static str, cause: RedisError) -> Error {
     use redis::{ErrorKind, ServerErrorKind};
+    // Short of memory, or of disk: that passes.
+    if matches!(cause.code(), Some("OOM" | "MISCONF")) {
+        return Error::unavailable(operation, cause);
+    }
     match cause.kind() {
         ErrorKind::Server(
             ServerErrorKind::ResponseError | ServerErrorKind::NoSub | ServerErrorKind::NotBusy,

@@ -2,10 +2,10 @@
 
 use redis::{FromRedisValue, Value};
 
-use super::{Call, Redis, keys};
+use super::{CONNECTION_LIFETIME_SECONDS, Call, MOST_ARGUMENTS, Redis, WIDTH, keys};
 use crate::{
     domain::{
-        messages::{ConnectionId, EventId, Generation, Position},
+        messages::{ConnectionId, Generation, Position},
         rooms::RoomId,
         users::UserId,
     },
@@ -13,17 +13,24 @@ use crate::{
     identity::Identity,
     protocol::{
         Author,
-        frames::{Event, EventBody},
+        frames::{Event, EventBody, LARGEST_REPLY_BYTES},
     },
 };
-use futures::future::{join_all, try_join_all};
+use futures::{StreamExt, TryStreamExt, stream};
 
-/// For how long a repeated send is known.
+/// For how long a client's repeat of a send is known.
 const REPEAT_SECONDS: u64 = 24 * 60 * 60;
+/// How many bytes of bodies a page over HTTP holds at most: whoever wants more asks for the next page, and Redis serves
+/// others in between.
+const LARGEST_PAGE_BYTES: usize = 256 * 1024;
 /// For how long the head of a removed room stays, so that a join that was under way finds out: no function runs longer.
 const ENDED_SECONDS: u64 = 60 * 60;
+/// The same for an event that its client cannot repeat: only our own second try at a lost answer does.
+const RETRY_SECONDS: u64 = 60;
 /// How many users who are in a room are named.
 const MOST_NAMED: usize = 200;
+/// How often a room is looked through for subscriptions whose end nobody told.
+const SWEEP_PAUSE_SECONDS: u64 = 10 * 60;
 
 /// From where a connection wants to read when it joins.
 #[derive(Debug, Clone)]
@@ -186,12 +193,14 @@ impl Redis {
             .arg(mode)
             .arg(position)
             .arg(generation)
-            .arg(limit);
+            .arg(limit)
+            .arg(LARGEST_REPLY_BYTES)
+            .arg(CONNECTION_LIFETIME_SECONDS)
+            .arg(SWEEP_PAUSE_SECONDS);
         let answer: Vec<Value> = self.run(call, OPERATION).await?;
         let mut answer = Answer::new(answer, OPERATION);
         let outcome: String = answer.next()?;
         if outcome != "joined" {
-            self.forget_room(connection, room).await?;
             return Ok(if outcome == "again" { JoinOutcome::Again } else { JoinOutcome::Ended });
         }
         Ok(JoinOutcome::Joined(Joined {
@@ -219,6 +228,7 @@ impl Redis {
         known: Option<&str>,
     ) -> Result<Posted> {
         const OPERATION: &str = "posting an event";
+        let known_for = if body.id.is_some() { REPEAT_SECONDS } else { RETRY_SECONDS };
         let json = serde_json::to_string(body).map_err(|cause| Error::internal(OPERATION, cause))?;
         let keys = [keys::head(room), keys::log(room), keys::subscribers(room), keys::sent(room, body.event)];
         let call = Call::of(&self.scripts.post, keys)
@@ -226,7 +236,7 @@ impl Redis {
             .arg(json)
             .arg(fresh()?)
             .arg(known.unwrap_or_default())
-            .arg(REPEAT_SECONDS);
+            .arg(known_for);
         let answer: Vec<Value> = self.run(call, OPERATION).await?;
         let mut answer = Answer::new(answer, OPERATION);
         let outcome: String = answer.next()?;
@@ -265,23 +275,22 @@ impl Redis {
             .collect()
     }
 
-    /// Ends the subscription of one connection. Leaving a room that it has not joined is no error.
+    /// Ends the subscription of one connection. Leaving a room that it has not joined is no error. The connection's own
+    /// list keeps the room: a join that comes at the same moment may be about to subscribe it again.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn leave(&self, room: &RoomId, connection: &ConnectionId) -> Result<()> {
-        self.unsubscribe(room, std::slice::from_ref(connection)).await?;
-        self.forget_room(connection, room).await
+        self.unsubscribe(room, std::slice::from_ref(connection)).await
     }
 
-    /// Ends subscriptions. Their `connection:…` sets keep the room, which does no harm: they go with the connection.
+    /// Ends subscriptions.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn unsubscribe(&self, room: &RoomId, connections: &[ConnectionId]) -> Result<()> {
         let keys = [keys::head(room), keys::subscribers(room), keys::online(room)];
-        // ElastiCache Serverless takes at most 3,999 arguments.
-        for connections in connections.chunks(3_000) {
+        for connections in connections.chunks(MOST_ARGUMENTS) {
             let connections: Vec<_> = connections.iter().map(ConnectionId::as_str).collect();
             let call = Call::of(&self.scripts.leave, keys.clone()).arg(fresh()?).arg(connections);
             let _: u64 = self.run(call, "leaving a room").await?;
@@ -297,7 +306,8 @@ impl Redis {
     pub async fn expel(&self, room: &RoomId, user: UserId) -> Result<()> {
         let keys = [keys::head(room), keys::subscribers(room), keys::online(room)];
         let call = Call::of(&self.scripts.expel, keys).arg(user.to_string()).arg(fresh()?);
-        self.forget_room_of_all(room, self.run(call, "expelling a member").await?).await
+        let _: u64 = self.run(call, "expelling a member").await?;
+        Ok(())
     }
 
     /// Removes a room. To be called after Postgres has; safe to repeat.
@@ -307,13 +317,17 @@ impl Redis {
     pub async fn end_room(&self, room: &RoomId) -> Result<()> {
         let keys = [keys::head(room), keys::log(room), keys::subscribers(room), keys::online(room)];
         let call = Call::of(&self.scripts.end_room, keys).arg(ENDED_SECONDS);
-        self.forget_room_of_all(room, self.run(call, "ending a room").await?).await
+        let _: u64 = self.run(call, "ending a room").await?;
+        Ok(())
     }
 
-    async fn forget_room_of_all(&self, room: &RoomId, connections: Vec<String>) -> Result<()> {
-        let connections: Vec<_> =
-            connections.iter().map(|connection| ConnectionId::new(connection)).collect();
-        try_join_all(connections.iter().map(|connection| self.forget_room(connection, room))).await?;
+    /// Notes that the subscribers of a room were told of a generation, so that nobody tells them again.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis is away.
+    pub async fn note_told(&self, room: &RoomId, generation: &Generation) -> Result<()> {
+        let call = Call::of(&self.scripts.told, [keys::head(room)]).arg(generation.as_str());
+        let _: u64 = self.run(call, "noting a resync").await?;
         Ok(())
     }
 
@@ -323,7 +337,7 @@ impl Redis {
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn page(&self, room: &RoomId, cursor: Cursor, limit: usize) -> Result<LogPage> {
-        self.read_page(room, cursor, limit, "").await
+        self.read_page(room, cursor, limit, LARGEST_PAGE_BYTES, "").await
     }
 
     /// Reads a page of history for a connection that has joined the room.
@@ -337,7 +351,7 @@ impl Redis {
         cursor: Cursor,
         limit: usize,
     ) -> Result<LogPage> {
-        self.read_page(room, cursor, limit, connection.as_str()).await
+        self.read_page(room, cursor, limit, LARGEST_REPLY_BYTES, connection.as_str()).await
     }
 
     async fn read_page(
@@ -345,6 +359,7 @@ impl Redis {
         room: &RoomId,
         cursor: Cursor,
         limit: usize,
+        bytes: usize,
         connection: &str,
     ) -> Result<LogPage> {
         const OPERATION: &str = "reading a room's history";
@@ -358,6 +373,7 @@ impl Redis {
             .arg(mode)
             .arg(position)
             .arg(limit)
+            .arg(bytes)
             .arg(fresh()?)
             .arg(connection);
         let answer: Vec<Value> = self.run(call, OPERATION).await?;
@@ -384,16 +400,18 @@ impl Redis {
         rooms: &[RoomId],
     ) -> Result<Vec<Option<Option<Position>>>> {
         const OPERATION: &str = "looking for news";
-        let peeks = rooms.iter().map(async |room| {
-            let call = Call::of(&self.scripts.peek, [keys::head(room), keys::subscribers(room)])
-                .arg(connection.as_str());
-            let answer: Vec<Value> = self.run(call, OPERATION).await?;
-            let mut answer = Answer::new(answer, OPERATION);
-            let joined = answer.flag()?;
-            let last = answer.position()?;
-            Ok(joined.then_some(last))
-        });
-        try_join_all(peeks).await
+        stream::iter(rooms)
+            .map(async |room| {
+                let call = Call::of(&self.scripts.peek, [keys::head(room), keys::subscribers(room)]);
+                let answer: Vec<Value> = self.run(call.arg(connection.as_str()), OPERATION).await?;
+                let mut answer = Answer::new(answer, OPERATION);
+                let joined = answer.flag()?;
+                let last = answer.position()?;
+                Ok(joined.then_some(last))
+            })
+            .buffered(WIDTH)
+            .try_collect()
+            .await
     }
 
     /// What goes on in each of the rooms.
@@ -402,25 +420,31 @@ impl Redis {
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn room_summaries(&self, rooms: &[RoomId]) -> Result<Vec<RoomSummary>> {
         const OPERATION: &str = "reading what goes on in a room";
-        let summaries = rooms.iter().map(async |room| {
-            let call = Call::of(&self.scripts.summary, [keys::log(room), keys::online(room)]);
-            let answer: Vec<Value> = self.run(call, OPERATION).await?;
-            let mut answer = Answer::new(answer, OPERATION);
-            Ok(RoomSummary { last_message: answer.events(room)?.pop(), online: answer.next()? })
-        });
-        join_all(summaries).await.into_iter().collect()
+        stream::iter(rooms)
+            .map(async |room| {
+                let call = Call::of(&self.scripts.summary, [keys::log(room), keys::online(room)]);
+                let answer: Vec<Value> = self.run(call, OPERATION).await?;
+                let mut answer = Answer::new(answer, OPERATION);
+                Ok(RoomSummary { last_message: answer.events(room)?.pop(), online: answer.next()? })
+            })
+            .buffered(WIDTH)
+            .try_collect()
+            .await
     }
 
-    /// Who is in a room: the first 200 by name, and how many in all.
+    /// Who is in a room: all of them by name, or any 200 if there are more; and how many in all.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn online(&self, room: &RoomId) -> Result<(Vec<Author>, u64)> {
         const OPERATION: &str = "reading who is in a room";
-        let mut command = redis::cmd("HGETALL");
-        command.arg(keys::online(room));
-        let flat: Vec<(String, String)> = self.link.query(&command, OPERATION).await?;
-        let count = flat.len() as u64;
+        let keys = [keys::head(room), keys::subscribers(room), keys::online(room)];
+        let call = Call::of(&self.scripts.online, keys)
+            .arg(fresh()?)
+            .arg(CONNECTION_LIFETIME_SECONDS)
+            .arg(SWEEP_PAUSE_SECONDS)
+            .arg(MOST_NAMED);
+        let (flat, count): (Vec<(String, String)>, u64) = self.run(call, OPERATION).await?;
         let users = flat.into_iter().map(|(user, online)| {
             let id = UserId::parse(&user).map_err(|cause| Error::internal(OPERATION, cause))?;
             let (_, name) = online.split_once(' ').ok_or_else(|| Error::internal(OPERATION, "no name"))?;
@@ -428,7 +452,6 @@ impl Redis {
         });
         let mut users = users.collect::<Result<Vec<_>>>()?;
         users.sort_by(|a, b| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
-        users.truncate(MOST_NAMED);
         Ok((users, count))
     }
 }
@@ -480,18 +503,30 @@ impl Answer {
         self.position()?.ok_or_else(|| Error::internal(self.operation, "a position is missing"))
     }
 
+    /// The events that this release can read. While a newer one is being deployed, or after it was rolled back, there
+    /// may be others; they are left out, rather than making the whole room unreadable.
     fn events(&mut self, room: &RoomId) -> Result<Vec<Event>> {
         let entries: Entries = self.next()?;
-        entries.iter().map(|(position, fields)| self.event(room, position, fields)).collect()
+        let read = |(position, fields): &(String, Vec<String>)| match self.event(room, position, fields) {
+            Ok(event) => Some(event),
+            Err(error) => {
+                tracing::error!(room.id = %room, position, cause = error.cause_chain(), "an event cannot be read");
+                None
+            }
+        };
+        Ok(entries.iter().filter_map(read).collect())
     }
 
     fn event(&self, room: &RoomId, position: &str, fields: &[String]) -> Result<Event> {
-        let [_, previous, _, body] = fields else {
-            return Err(Error::internal(self.operation, "an entry of the log has other fields"));
+        let field = |name: &str| {
+            let pair = fields.chunks_exact(2).find(|pair| pair[0] == name);
+            pair.map(|pair| pair[1].as_str())
+                .ok_or_else(|| Error::internal(self.operation, "a field is missing"))
         };
         let parse = |raw: &str| Position::parse(raw).map_err(|cause| Error::internal(self.operation, cause));
-        let previous = (!previous.is_empty()).then(|| parse(previous)).transpose()?;
-        Ok(Event::new(room.clone(), parse(position)?, previous, parse_body(body, self.operation)?))
+        let previous = Some(field("p")?).filter(|previous| !previous.is_empty()).map(parse).transpose()?;
+        let body = parse_body(field("e")?, self.operation)?;
+        Ok(Event::new(room.clone(), parse(position)?, previous, body))
     }
 
     fn subscribers(&mut self) -> Result<SubscriberChange> {
@@ -500,13 +535,5 @@ impl Answer {
         let subscribers =
             flat.chunks_exact(2).map(|pair| parse_subscriber(&pair[0], &pair[1], self.operation));
         Ok(SubscriberChange::All(subscribers.collect::<Result<_>>()?))
-    }
-}
-
-/// Kept beside the keys that it names: the event that a client's repeat would make.
-impl EventBody {
-    /// The name of the event, for the throttle's memory of repeats.
-    pub fn repeatable(&self) -> Option<EventId> {
-        self.id.as_ref().map(|_| self.event)
     }
 }

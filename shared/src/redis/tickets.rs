@@ -25,7 +25,8 @@ impl Redis {
         self.link.query(&command, OPERATION).await
     }
 
-    /// Takes a ticket: the second try gets nothing.
+    /// Takes a ticket: the second try gets nothing. Therefore nothing is tried twice here, either: if the answer is lost,
+    /// Redis was away, and the client asks for another ticket.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
@@ -33,7 +34,7 @@ impl Redis {
         const OPERATION: &str = "redeeming a ticket";
         let mut command = redis::cmd("GETDEL");
         command.arg(keys::ticket(ticket));
-        let identity: Option<String> = self.link.query(&command, OPERATION).await?;
+        let identity: Option<String> = self.link.query_once(&command, OPERATION).await?;
         let identity = identity.map(|identity| serde_json::from_str(&identity)).transpose();
         identity.map_err(|cause| Error::internal(OPERATION, cause))
     }

@@ -4,18 +4,13 @@ use shared::{
     Error, Result, checked,
     domain::{Invalid, messages::Position, rooms::RoomId},
     protocol::{
-        Form,
+        Form, LARGEST_PAGE, USUAL_PAGE,
         frames::{Keep, Reply, cut_to_size},
     },
     redis::Cursor,
 };
 
 use crate::{App, Speaker};
-
-/// How many events a page has if the client does not say.
-const USUAL: usize = 50;
-/// How many events a page has at most.
-const MOST: usize = 200;
 
 #[derive(Debug)]
 pub(crate) struct History {
@@ -29,7 +24,7 @@ impl History {
         let room = form.required("room", RoomId::parse);
         let before = form.optional("before", Position::parse);
         let after = form.optional("after", Position::parse);
-        let limit = form.optional_count("limit", MOST).unwrap_or(USUAL);
+        let limit = form.optional_count("limit", LARGEST_PAGE).unwrap_or(USUAL_PAGE);
         let cursor = match (before, after) {
             (None, None) => Cursor::Newest,
             (Some(position), None) => Cursor::Before(position),
@@ -49,7 +44,7 @@ impl History {
             Cursor::After(_) => (Keep::Oldest, page.newer),
             Cursor::Newest | Cursor::Before(_) => (Keep::Newest, page.older),
         };
-        let (events, cut) = cut_to_size(&page.events, keep)
+        let (events, cut) = cut_to_size(page.events, keep)
             .map_err(|cause| Error::internal("replying with history", cause))?;
         Ok(Reply::History { room: self.room, generation: page.generation, events, more: beyond || cut })
     }

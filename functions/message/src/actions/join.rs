@@ -7,18 +7,14 @@ use shared::{
         rooms::{Kind, RoomId, Standing},
     },
     protocol::{
-        Form,
+        Form, LARGEST_PAGE, USUAL_PAGE,
         frames::{Keep, Reply, cut_to_size},
     },
     redis::{JoinOutcome, Joined, Resume},
 };
 
-use crate::{App, Speaker, actions::send::resync};
+use crate::{App, Speaker, resync::tell_if};
 
-/// How many of the newest events a join without `after` gets.
-const NEWEST: usize = 50;
-/// How many missed events a join with `after` gets at most; `more` says that there are further ones.
-const MOST_MISSED: usize = 200;
 /// How often a join looks again because members are being removed at the same moment.
 const TRIES: usize = 5;
 
@@ -43,16 +39,20 @@ impl Join {
 
     pub(super) async fn apply(self, app: &App, speaker: &Speaker) -> Result<Reply> {
         let joined = self.subscribe(app, speaker).await?;
-        if joined.forgotten {
-            resync(app, &self.room, &joined.generation).await?;
+        // The connection may have been closed since the frame was admitted, and its clean-up not have seen this room.
+        let Speaker { connection, identity, .. } = speaker;
+        if !app.redis.is_connected(connection, identity.user).await? {
+            app.redis.leave(&self.room, connection).await?;
+            return Err(Error::session_ended());
         }
+        tell_if(joined.forgotten, app, &self.room, &joined.generation).await;
         self.reply(joined)
     }
 
     async fn subscribe(&self, app: &App, speaker: &Speaker) -> Result<Joined> {
         let limit = match self.resume {
-            Resume::Newest => NEWEST,
-            Resume::After { .. } => MOST_MISSED,
+            Resume::Newest => USUAL_PAGE,
+            Resume::After { .. } => LARGEST_PAGE,
         };
         for _ in 0..TRIES {
             let access = self.check_access(app, speaker).await?;
@@ -95,7 +95,7 @@ impl Join {
     fn reply(self, joined: Joined) -> Result<Reply> {
         let resumed = matches!(self.resume, Resume::After { .. }) && !joined.reset;
         let keep = if resumed { Keep::Oldest } else { Keep::Newest };
-        let (events, cut) = cut_to_size(&joined.events, keep)
+        let (events, cut) = cut_to_size(joined.events, keep)
             .map_err(|cause| Error::internal("replying to a join", cause))?;
         Ok(Reply::Joined {
             room: self.room,

@@ -1,20 +1,21 @@
 //! `send`: appends a message to a room's log and pushes it to everybody in the room.
 
+use futures::future::join;
 use shared::{
     Error, Result, checked,
     domain::{
-        messages::{ClientId, EventId, Generation, Text},
+        messages::{ClientId, EventId, Text},
         rooms::RoomId,
         users::UserId,
     },
     protocol::{
         Form, Timestamp,
-        frames::{Event, EventBody, EventKind, Reply, Resync},
+        frames::{Event, EventBody, EventKind, Reply},
     },
     redis::{Posted, Subscriber},
 };
 
-use crate::{App, Speaker};
+use crate::{App, Speaker, resync::tell_if};
 
 #[derive(Debug)]
 pub(crate) struct Send {
@@ -45,33 +46,25 @@ impl Send {
         let Self { room, text, id } = self;
         let body = EventBody { kind: EventKind::Message, event, from: author, text, id: id.clone() };
 
-        let known = app.subscribers.version(&room);
-        let posted = app.redis.post(&room, &speaker.connection, &body, known.as_deref()).await?;
+        let held = app.subscribers.get(&room);
+        let known = held.as_ref().map(|held| held.version.as_str());
+        let posted = app.redis.post(&room, &speaker.connection, &body, known).await?;
         let Posted { position, previous, repeated, version, subscribers, generation, forgotten } = posted;
-        let subscribers = app.subscribers.update(&room, version, subscribers);
+        let subscribers = app.subscribers.update(&room, held, version, subscribers);
 
-        if forgotten {
-            resync(app, &room, &generation).await?;
-        }
         // A repeat is pushed again: the first time may have died before its pushes. Clients drop what they have.
-        if let Some(body) = repeated.unwrap_or(Some(body)) {
+        let push = async {
+            let Some(body) = repeated.unwrap_or(Some(body)) else { return Ok::<(), Error>(()) };
             let logged = Event::new(room.clone(), position, previous, body);
             let frame = serde_json::to_string(&logged)
                 .map_err(|cause| Error::internal("pushing a message", cause))?;
             let receivers: Vec<&Subscriber> =
                 subscribers.iter().filter(|subscriber| subscriber.connection != speaker.connection).collect();
             app.connections.push(&room, &frame, &receivers).await;
-        }
+            Ok(())
+        };
+        let (pushed, ()) = join(push, tell_if(forgotten, app, &room, &generation)).await;
+        pushed?;
         Ok(Reply::Ack { room, id, event, position, previous, at: Timestamp(position.at()) })
     }
-}
-
-/// Tells everybody in a room that Redis had forgotten something of it, and to read again.
-pub(super) async fn resync(app: &App, room: &RoomId, generation: &Generation) -> Result<()> {
-    tracing::warn!(room.id = %room, generation = generation.as_str(), "Redis has forgotten a part of the room's log");
-    let frame = Resync { room: room.clone(), generation: generation.clone() };
-    let frame = serde_json::to_string(&frame).map_err(|cause| Error::internal("pushing a resync", cause))?;
-    let subscribers = app.redis.subscribers(room).await?;
-    app.connections.push(room, &frame, &subscribers.iter().collect::<Vec<_>>()).await;
-    Ok(())
 }

@@ -2,9 +2,12 @@
 -- KEYS    1 the user's connections, 2 the passes of a repeated send, 3… the windows
 -- ARGV    1 connection, 2 whether the frame can be a repeat (1 or 0), 3 how often a repeat passes uncounted,
 --         4 seconds for which it does; then for each window: count, window_us
--- answer  {'unknown', 0} Redis does not know this connection; {'throttled', microseconds to wait}; {'admitted', 0}
+-- answer  {'unknown', 0} Redis does not know this connection; {'ended', 0} its session has ended;
+--         {'throttled', microseconds to wait}; {'admitted', 0}
 
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'unknown', 0} end
+local connection = redis.call('HGET', KEYS[1], ARGV[1])
+if not connection then return {'unknown', 0} end
+if string.sub(connection, 1, 1) == '-' then return {'ended', 0} end
 
 local repeatable = ARGV[2] == '1'
 if repeatable then

@@ -4,15 +4,15 @@
 -- ARGV    1 connection, 2 body, 3 fresh generation, 4 the version of the subscribers that the caller holds ('' if none),
 --         5 seconds for which a repeat is known
 -- answer  {'not_joined'} the connection has not joined (or Redis forgot it);
---         {'posted' or 'repeated', position, the one before or '', body as it was logged first or false if that is gone,
---          version of the subscribers, {connection, '<user> <since>', …} or false if the caller's are current,
---          generation, 1 if Redis was found to have forgotten}
+--         {'posted' or 'repeated', position, the one before or '', with 'repeated' the body as it was logged first or
+--          false if that is gone, version of the subscribers, {connection, '<user> <since>', …} or false if the caller's
+--          are current, generation, 1 if subscribers have to be told that Redis has forgotten}
 
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then return {'not_joined'} end
 
 local generation, last, forgotten = check_head(KEYS[1], KEYS[2], ARGV[3])
 
-local outcome, position, previous, body
+local outcome, position, previous, body = 'posted', nil, last or '', false
 local given = redis.call('GET', KEYS[4])
 if given then
   outcome = 'repeated'
@@ -20,8 +20,7 @@ if given then
   local entry = redis.call('XRANGE', KEYS[2], position, position)[1]
   body = entry and entry[2][4] or false
 else
-  outcome, previous, body = 'posted', last or '', ARGV[2]
-  position = redis.call('XADD', KEYS[2], '*', 'p', previous, 'e', body)
+  position = redis.call('XADD', KEYS[2], '*', 'p', previous, 'e', ARGV[2])
   redis.call('HSET', KEYS[1], 'last', position)
   redis.call('SET', KEYS[4], position .. ' ' .. previous, 'EX', ARGV[5])
 end
@@ -30,4 +29,4 @@ local version = redis.call('HGET', KEYS[1], 'subscribers') or ''
 local subscribers = false
 if version == '' or version ~= ARGV[4] then subscribers = redis.call('HGETALL', KEYS[3]) end
 
-return {outcome, position, previous, body, version, subscribers, generation, forgotten and 1 or 0}
+return {outcome, position, previous, body, version, subscribers, generation, forgotten}

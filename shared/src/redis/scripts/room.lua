@@ -1,6 +1,7 @@
 -- What the scripts on a room have in common. All keys of a room carry its hash tag.
 --
--- head          hash   generation, last (position), subscribers (version), access (version), ended
+-- head          hash   generation, last (position), whole_since (position), subscribers (version), access (version),
+--                      resync (a generation that subscribers have not been told of), swept (Unix seconds), ended
 -- log           stream entries: p the position before ('' for the first), e the event's body as JSON
 -- subscribers   hash   connection -> '<user> <since, Unix seconds>'
 -- online        hash   user -> '<connections> <name>'
@@ -15,17 +16,28 @@ local function last_given(log)
   return false
 end
 
+-- Whether `last` is what the stream gave last. Reads the entry alone where it is still there: XINFO copies two.
+local function is_last(log, last)
+  if not last then return redis.call('EXISTS', log) == 0 end
+  local rest = redis.call('XRANGE', log, last, '+', 'COUNT', 2)
+  if #rest == 1 and rest[1][1] == last then return true end
+  return last_given(log) == last
+end
+
 -- The room's generation and last position. `fresh` becomes the generation if there is none, or if head and stream
 -- disagree: then Redis has lost the newest part of one of them, and positions that were given are no measure any more.
--- The third value tells that the latter happened.
+-- The third value is 1 until subscribers were told of that (`told.lua`).
 local function check_head(head, log, fresh)
-  local known = redis.call('HMGET', head, 'generation', 'last')
+  local known = redis.call('HMGET', head, 'generation', 'last', 'resync')
   local generation, last = known[1], known[2]
+  if generation and is_last(log, last) then return generation, last, known[3] and 1 or 0 end
   local given = last_given(log)
-  if generation and last == given then return generation, last, false end
-  redis.call('HSET', head, 'generation', fresh)
+  local since = redis.call('TIME')
+  local milliseconds = string.format('%.0f', tonumber(since[1]) * 1000 + math.floor(tonumber(since[2]) / 1000))
+  redis.call('HSET', head, 'generation', fresh, 'whole_since', milliseconds .. '-0')
   if given then redis.call('HSET', head, 'last', given) else redis.call('HDEL', head, 'last') end
-  return fresh, given, generation ~= false
+  if generation then redis.call('HSET', head, 'resync', fresh) end
+  return fresh, given, generation and 1 or 0
 end
 
 -- Whether position a comes before b. The parts can be larger than a number holds: a shorter one is smaller.
@@ -34,6 +46,23 @@ local function before(a, b)
   local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
   local function less(x, y) return #x < #y or (#x == #y and x < y) end
   return less(a_ms, b_ms) or (a_ms == b_ms and less(a_n, b_n))
+end
+
+-- Reads entries of a log from a position on, forwards ('XRANGE', to '+') or backwards ('XREVRANGE', to '-'): at most
+-- `most`, and no more than it takes to reach `bytes` of bodies, so that no frame keeps Redis from its other clients.
+-- Answers them in the order of reading, and 1 if there are more.
+local function read(command, log, from, to, most, bytes)
+  local entries, size = {}, 0
+  while true do
+    local part = redis.call(command, log, from, to, 'COUNT', 16)
+    for _, entry in ipairs(part) do
+      if #entries == most or size >= bytes then return entries, 1 end
+      entries[#entries + 1] = entry
+      size = size + #entry[2][4]
+    end
+    if #part < 16 then return entries, 0 end
+    from = '(' .. part[#part][1]
+  end
 end
 
 local function reversed(entries)
@@ -55,4 +84,22 @@ local function unsubscribe(subscribers, online, connection)
     redis.call('HDEL', online, user)
   end
   return true
+end
+
+-- Ends the subscriptions that are older than the gateway lets a connection live: their $disconnect never came. Looks
+-- through a room once in `pause` seconds at most. `version` becomes the subscribers' if any was ended.
+local function sweep(head, subscribers, online, version, lifetime, pause)
+  local now = tonumber(redis.call('TIME')[1])
+  local swept = tonumber(redis.call('HGET', head, 'swept') or 0)
+  if swept <= now and now < swept + tonumber(pause) then return end
+  redis.call('HSET', head, 'swept', string.format('%.0f', now))
+  local ended = false
+  local all = redis.call('HGETALL', subscribers)
+  for index = 1, #all, 2 do
+    local since = tonumber(string.match(all[index + 1], ' (%d+)$'))
+    if not since or since + tonumber(lifetime) < now then
+      ended = unsubscribe(subscribers, online, all[index]) or ended
+    end
+  end
+  if ended then redis.call('HSET', head, 'subscribers', version) end
 end

@@ -1,0 +1,29 @@
+//! Telling a room that Redis had forgotten a part of it.
+
+use shared::{
+    Result,
+    domain::{messages::Generation, rooms::RoomId},
+    protocol::frames::Resync,
+};
+
+use crate::App;
+
+/// Tells everybody in a room to read again, if they have to. Redis remembers that until it is done, so a failure costs
+/// no more than a delay: the next frame in the room tries again.
+pub(crate) async fn tell_if(forgotten: bool, app: &App, room: &RoomId, generation: &Generation) {
+    if !forgotten {
+        return;
+    }
+    tracing::warn!(room.id = %room, generation = generation.as_str(), "Redis has forgotten a part of the room's log");
+    if let Err(error) = tell(app, room, generation).await {
+        tracing::warn!(room.id = %room, cause = error.cause_chain(), "a room could not be told to read again");
+    }
+}
+
+async fn tell(app: &App, room: &RoomId, generation: &Generation) -> Result<()> {
+    let frame = Resync { room: room.clone(), generation: generation.clone() };
+    let frame = serde_json::to_string(&frame).expect("two strings serialise");
+    let subscribers = app.redis.subscribers(room).await?;
+    app.connections.push(room, &frame, &subscribers.iter().collect::<Vec<_>>()).await;
+    app.redis.note_told(room, generation).await
+}
