@@ -18,9 +18,11 @@ mod postgres;
 mod process;
 mod programs;
 mod redis;
+mod redis_cluster;
 mod tls;
 mod user;
 
 pub use error::Error;
 pub use postgres::{Postgres, PostgresOptions};
 pub use redis::{Redis, RedisOptions};
+pub use redis_cluster::RedisCluster;

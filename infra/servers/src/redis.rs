@@ -11,6 +11,7 @@ use crate::{
 use nix::sys::signal::Signal;
 use std::{
     fmt::Write,
+    io,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -26,7 +27,7 @@ const PACKAGES: Packages = Packages { apt: "redis-server", brew: "redis", dnf: "
 const OLDEST: u32 = 7;
 
 /// Long enough to load a large append-only file.
-const START_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Below the ports that systems give to outgoing connections, so that a stopped server finds its port free again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -57,6 +58,8 @@ pub struct Redis {
     user: Option<User>,
     append_only: bool,
     port: u16,
+    /// Where the other nodes of its cluster reach it. `None`: it is a server on its own.
+    bus_port: Option<u16>,
     password: String,
     certificate: Option<Certificate>,
 }
@@ -64,6 +67,15 @@ pub struct Redis {
 impl Redis {
     /// Starts a server and waits until it answers.
     pub async fn start(options: RedisOptions) -> Result<Self, Error> {
+        Self::start_as(options, false, new_password()?).await
+    }
+
+    /// Starts a server that serves a part of a cluster once it is told which.
+    pub(crate) async fn start_node(options: RedisOptions, password: String) -> Result<Self, Error> {
+        Self::start_as(options, true, password).await
+    }
+
+    async fn start_as(options: RedisOptions, is_node: bool, password: String) -> Result<Self, Error> {
         let program = find_program(options.programs).await?;
         let user = User::for_server("redis-server", &["redis", "valkey", "nobody"])?;
         let run = RunFolder::create(user)?;
@@ -75,7 +87,6 @@ impl Redis {
         let data = home.join("data");
         folder::create_owned(&data, user)?;
         let certificate = if options.tls { Some(tls::make(&run, user)?) } else { None };
-        let password = format!("{:032x}", u128::from_ne_bytes(random()?));
         let append_only = options.append_only;
         let mut server = Self {
             process: None,
@@ -86,11 +97,13 @@ impl Redis {
             user,
             append_only,
             port: 0,
+            bus_port: None,
             password,
             certificate,
         };
         loop {
             server.port = free_port()?;
+            server.bus_port = is_node.then(free_port).transpose()?;
             match server.resume().await {
                 // Somebody was faster.
                 Err(Error::NotStarted { log, .. }) if log.contains("Address already in use") => (),
@@ -218,6 +231,12 @@ impl Redis {
         set("appendfsync", "everysec");
         set("save", "");
         set("daemonize", "no");
+        if let Some(bus_port) = self.bus_port {
+            set("cluster-enabled", "yes");
+            set("cluster-port", &bus_port.to_string());
+            // A loaded machine can keep a process waiting for long; what is killed is noticed when it is resumed.
+            set("cluster-node-timeout", "5000");
+        }
         text
     }
 
@@ -228,15 +247,29 @@ impl Redis {
 
     /// Whether the server answers a ping; while it loads its data it refuses.
     async fn is_ready(&self) -> bool {
-        let Ok(mut socket) = UnixStream::connect(self.socket()).await else { return false };
-        let question = format!("AUTH {}\r\nPING\r\nQUIT\r\n", self.password);
-        let mut answer = String::new();
-        socket.write_all(question.as_bytes()).await.is_ok()
-            && socket.read_to_string(&mut answer).await.is_ok()
-            && answer.contains("+PONG")
+        self.ask("PING").await.is_ok_and(|answer| answer.starts_with("+PONG"))
     }
 
-    fn not_started(&self, reason: String) -> Error {
+    /// Asks the server one thing: its answer as it comes over the line.
+    pub(crate) async fn ask(&self, command: &str) -> io::Result<String> {
+        let mut socket = UnixStream::connect(self.socket()).await?;
+        let question = format!("AUTH {}\r\n{command}\r\nQUIT\r\n", self.password);
+        socket.write_all(question.as_bytes()).await?;
+        let mut answers = String::new();
+        socket.read_to_string(&mut answers).await?;
+        let (_, answer) = answers.split_once("\r\n").unwrap_or_default();
+        Ok(answer.strip_suffix("+OK\r\n").unwrap_or(answer).to_owned())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn bus_port(&self) -> Option<u16> {
+        self.bus_port
+    }
+
+    pub(crate) fn not_started(&self, reason: String) -> Error {
         Error::NotStarted { program: "redis-server", reason, log: self.log.tail() }
     }
 }
@@ -269,6 +302,10 @@ fn free_port() -> Result<u16, Error> {
             return Ok(port);
         }
     }
+}
+
+pub(crate) fn new_password() -> Result<String, Error> {
+    Ok(format!("{:032x}", u128::from_ne_bytes(random()?)))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Error> {

@@ -3,6 +3,7 @@
 mod command;
 mod postgres;
 mod redis;
+mod redis_cluster;
 
 use nix::{
     sys::signal::{Signal, kill},
