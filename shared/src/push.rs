@@ -4,7 +4,7 @@ use std::{error::Error as StdError, time::Duration};
 
 use aws_sdk_apigatewaymanagement::{
     Client,
-    config::{retry::RetryConfig, timeout::TimeoutConfig},
+    config::{http::HttpResponse, retry::RetryConfig, timeout::TimeoutConfig},
     operation::{delete_connection::DeleteConnectionError, post_to_connection::PostToConnectionError},
     primitives::Blob,
 };
@@ -138,17 +138,14 @@ impl Connections {
             let post = self.client.post_to_connection().connection_id(connection.as_str());
             let posted = post.data(Blob::new(frame.as_bytes())).send().await;
             let Err(error) = posted else { return Attempt::Done(Post::Delivered) };
-            match error.as_service_error() {
-                Some(PostToConnectionError::GoneException(_)) => Attempt::Done(Post::Gone),
-                Some(
-                    PostToConnectionError::ForbiddenException(_)
-                    | PostToConnectionError::PayloadTooLargeException(_),
-                ) => {
-                    tracing::error!(connection.id = %connection, cause = %chain(&error), "a post was refused for good");
-                    Attempt::Done(Post::GivenUp)
-                }
-                _ => Attempt::Again(chain(&error)),
+            if error.as_service_error().is_some_and(PostToConnectionError::is_gone_exception) {
+                return Attempt::Done(Post::Gone);
             }
+            if passes(error.raw_response()) {
+                return Attempt::Again(chain(&error));
+            }
+            tracing::error!(connection.id = %connection, cause = %chain(&error), "a post was refused for good");
+            Attempt::Done(Post::GivenUp)
         };
         repeat_until(deadline, connection, attempt).await.unwrap_or(Post::GivenUp)
     }
@@ -163,7 +160,11 @@ impl Connections {
                 {
                     Attempt::Done(())
                 }
-                Err(error) => Attempt::Again(chain(&error)),
+                Err(error) if passes(error.raw_response()) => Attempt::Again(chain(&error)),
+                Err(error) => {
+                    tracing::error!(connection.id = %connection, cause = %chain(&error), "a close was refused for good");
+                    Attempt::Done(())
+                }
             }
         };
         if repeat_until(Instant::now() + self.budget, connection, attempt).await.is_none() {
@@ -210,6 +211,11 @@ async fn repeat_until<T>(
         pause = LONGEST_PAUSE.min(pause * 2);
     }
     None
+}
+
+/// Whether a failure may pass: no answer at all, too many requests, or a fault of the gateway's.
+fn passes(response: Option<&HttpResponse>) -> bool {
+    response.is_none_or(|response| response.status().as_u16() == 429 || response.status().is_server_error())
 }
 
 /// "Full jitter": between nothing and the pause, so that those who failed together do not come back together.

@@ -9,6 +9,7 @@ use nix::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{Plan, Stack, median};
 use crate::user::User;
@@ -64,8 +65,9 @@ pub const FUNCTIONS: usize = 8;
 
 /// An event for each function that makes it do its usual work with Redis and Postgres.
 fn events(user: &User) -> [(&'static str, Value); FUNCTIONS] {
-    let authorizer =
-        json!({"principalId": user.id, "user": user.id, "name": user.name, "session": "00".repeat(32)});
+    let session: String =
+        Sha256::digest(user.token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let authorizer = json!({"principalId": user.id, "user": user.id, "name": user.name, "session": session});
     let websocket = |route: &str, event_type: &str, body: Option<&str>| {
         let context = json!({
             "routeKey": route, "eventType": event_type, "connectionId": "bench-start-1=", "requestId": "bench-request=",
