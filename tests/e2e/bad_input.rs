@@ -133,6 +133,7 @@ async fn a_bad_frame_gets_an_error_and_the_conversation_goes_on() {
             ("{}", "validation_failed"),
             (r#"{"action": null}"#, "validation_failed"),
             (r#"{"action": {"action": "ping"}}"#, "validation_failed"),
+            (r#"{"$serde_json::private::RawValue": "{\"action\": \"ping\"}"}"#, "validation_failed"),
             (r#"{"action": ""}"#, "unknown_action"),
             (r#"{"action": "fly"}"#, "unknown_action"),
             (r#"{"action": "PING"}"#, "unknown_action"),

@@ -1,7 +1,8 @@
 //! The frames of the WebSocket API.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{Author, Failure, Timestamp};
@@ -90,7 +91,7 @@ pub enum Reply {
         /// The newest position of the room; null while nothing was written.
         position: Option<Position>,
         /// With `after`: what came since, oldest first. Without: the newest.
-        events: Vec<Box<RawValue>>,
+        events: Vec<Event>,
         /// The events do not follow on from `after`: forget and begin anew.
         reset: bool,
         /// There is more than the answer holds.
@@ -126,7 +127,7 @@ pub enum Reply {
         /// The life of the room's log.
         generation: Generation,
         /// Oldest first.
-        events: Vec<Box<RawValue>>,
+        events: Vec<Event>,
         /// There is more than the answer holds.
         more: bool,
     },
@@ -175,35 +176,105 @@ pub enum Keep {
 ///
 /// # Errors
 /// Only if an event cannot be serialised, which none can fail to.
-pub fn cut_to_size(events: &[Event], keep: Keep) -> serde_json::Result<(Vec<Box<RawValue>>, bool)> {
+pub fn cut_to_size(mut events: Vec<Event>, keep: Keep) -> serde_json::Result<(Vec<Event>, bool)> {
     // For the members of the reply around the events: room id, generation, positions, `ref` of 64 characters.
     const AROUND_BYTES: usize = 2 * 1024;
+    let sizes = events.iter().map(size_bytes).collect::<serde_json::Result<Vec<_>>>()?;
     let mut left = LARGEST_REPLY_BYTES - AROUND_BYTES;
-    let mut kept = Vec::with_capacity(events.len());
-    let mut take = |event: &Event| -> serde_json::Result<bool> {
-        let json = serde_json::value::to_raw_value(event)?;
-        let Some(rest) = left.checked_sub(json.get().len() + 1) else { return Ok(false) };
-        left = rest;
-        kept.push(json);
-        Ok(true)
-    };
-    match keep {
-        Keep::Oldest => {
-            for event in events {
-                if !take(event)? {
-                    break;
-                }
-            }
+    let mut fits = |size: &&usize| match left.checked_sub(**size) {
+        Some(rest) => {
+            left = rest;
+            true
         }
-        Keep::Newest => {
-            for event in events.iter().rev() {
-                if !take(event)? {
-                    break;
-                }
-            }
-            kept.reverse();
+        None => false,
+    };
+    let kept = match keep {
+        Keep::Oldest => sizes.iter().take_while(&mut fits).count(),
+        Keep::Newest => sizes.iter().rev().take_while(&mut fits).count(),
+    };
+    let cut = events.len() - kept;
+    match keep {
+        Keep::Oldest => events.truncate(kept),
+        Keep::Newest => drop(events.drain(..cut)),
+    }
+    Ok((events, 0 < cut))
+}
+
+/// What an event takes in a list, with the comma behind it.
+fn size_bytes(event: &Event) -> serde_json::Result<usize> {
+    let mut written = Written(1);
+    serde_json::to_writer(&mut written, event)?;
+    Ok(written.0)
+}
+
+/// Counts the bytes that it is given, and keeps none.
+struct Written(usize);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::users::UserId;
+
+    fn page(texts: impl IntoIterator<Item = String>) -> Vec<Event> {
+        let event = |(index, text): (usize, String)| {
+            let room = RoomId::from_store("general".to_owned());
+            let author = UserId::new(Uuid::from_u128(1));
+            let body = EventBody {
+                kind: EventKind::Message,
+                event: EventId::of_request(&room, author, &index.to_string()),
+                from: Author { id: author, name: "Ada Lovelace".to_owned() },
+                text: Text::parse(&text).expect("is a text"),
+                id: None,
+            };
+            let position = Position::parse(&format!("1795351680123-{index}")).expect("is a position");
+            Event::new(room, position, None, body)
+        };
+        texts.into_iter().enumerate().map(event).collect()
+    }
+
+    #[test]
+    fn a_page_that_is_too_large_keeps_the_end_that_is_asked_for() {
+        // Escaped, each is twice as long as typed.
+        let all = page((0..50).map(|n| format!("{n}{}", "\"\\".repeat(1_900))));
+        for keep in [Keep::Oldest, Keep::Newest] {
+            let (kept, cut) = cut_to_size(all.clone(), keep).expect("serialises");
+            assert!(cut && !kept.is_empty() && kept.len() < all.len());
+            let expected = match keep {
+                Keep::Oldest => &all[..kept.len()],
+                Keep::Newest => &all[all.len() - kept.len()..],
+            };
+            assert_eq!(kept, expected);
+            let reply = Reply::History {
+                room: RoomId::from_store("general".to_owned()),
+                generation: Generation::from_random(0),
+                events: kept.clone(),
+                more: cut,
+            };
+            let reference = Some("\u{1f980}".repeat(64));
+            let bytes = serde_json::to_vec(&Referenced { reply, reference }).expect("serialises").len();
+            assert!(bytes <= LARGEST_REPLY_BYTES, "{bytes} bytes");
+            let one_more = size_bytes(&all[0]).expect("serialises");
+            assert!(LARGEST_REPLY_BYTES < bytes + one_more + 2 * 1024, "another one would fit");
         }
     }
-    let cut = kept.len() < events.len();
-    Ok((kept, cut))
+
+    #[test]
+    fn a_page_that_fits_is_whole() {
+        let all = page(["one".to_owned(), "two".to_owned()]);
+        assert_eq!(cut_to_size(all.clone(), Keep::Newest).expect("serialises"), (all, false));
+        assert_eq!(cut_to_size(Vec::new(), Keep::Oldest).expect("serialises"), (Vec::new(), false));
+    }
 }
