@@ -13,8 +13,9 @@ create table users (
 );
 
 -- One account for an address, however it is written. The collation is named, because that of the database is not ours
--- to choose: under "C", Ü and ü would be different letters.
-create unique index users_email_key on users (lower(email collate "und-x-icu"));
+-- to choose: under "C", Ü and ü would be different letters. The index itself is sorted by byte: the order of an ICU
+-- collation changes between its versions, and an index in an order that is no more lets duplicates in.
+create unique index users_email_key on users ((lower(email collate "und-x-icu")) collate "C");
 
 create table sessions (
     -- The SHA-256 of the token. Who reads this table cannot open anything with it.
@@ -31,5 +32,3 @@ create table sessions (
 
 -- A password change and a log-out everywhere end all the sessions of one user.
 create index sessions_user_id_idx on sessions (user_id);
--- For removing what has run out.
-create index sessions_expires_at_idx on sessions (expires_at);

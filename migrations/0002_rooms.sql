@@ -22,6 +22,9 @@ create table members (
     user_id uuid not null constraint members_user_id_fkey references users (id),
     role text not null constraint members_role_known check (role in ('owner', 'moderator', 'member')),
     joined_at timestamptz not null default now(),
+    -- A removal sets it, ends the user's subscriptions, and removes the row only then: who was a member can finish a
+    -- removal that lost Redis half-way, and who never was one does not get as far as Redis.
+    removed_at timestamptz,
     constraint members_pkey primary key (room_id, user_id)
 );
 

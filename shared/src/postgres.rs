@@ -9,7 +9,7 @@ mod rooms;
 mod sessions;
 mod users;
 
-pub use members::{Member, Situation};
+pub use members::Situation;
 pub use rooms::RoomWithRole;
 pub use sessions::{EndedSessions, Session};
 pub use users::{Credentials, NewUser};

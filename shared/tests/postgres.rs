@@ -435,7 +435,9 @@ async fn a_decision_sees_how_things_stand_and_a_refusal_changes_nothing() {
         Err(Error::Forbidden)
     });
     assert_eq!(code(given.await), "forbidden");
-    assert_eq!(seen, Some(Situation { kind: Kind::Private, actor: Some(Role::Owner), member: None }));
+    let outside =
+        Situation { kind: Kind::Private, actor: Some(Role::Owner), member: None, half_removed: false };
+    assert_eq!(seen, Some(outside));
     assert_eq!(database.number("select count(*) from members").await, 1);
 
     give(&store, "general", bob, Role::Moderator).await;
@@ -444,9 +446,57 @@ async fn a_decision_sees_how_things_stand_and_a_refusal_changes_nothing() {
         Err(Error::Forbidden)
     });
     assert_eq!(code(removed.await), "forbidden");
-    let expected = Situation { kind: Kind::Private, actor: Some(Role::Moderator), member: Some(Role::Owner) };
+    let expected = Situation { actor: Some(Role::Moderator), member: Some(Role::Owner), ..outside };
     assert_eq!(seen, Some(expected));
     assert_eq!(database.number("select count(*) from members").await, 2);
+}
+
+#[tokio::test]
+async fn one_who_was_removed_is_no_member_but_known_until_forgotten() {
+    let database = Database::make().await;
+    let store = database.store();
+    let (ada, bob) = (sign_up(&store, "ada").await.user.id, sign_up(&store, "bob").await.user.id);
+    make_room(&store, "general", Kind::Private, ada).await;
+    make_room(&store, "other", Kind::Private, ada).await;
+    for id in ["general", "other"] {
+        give(&store, id, bob, Role::Owner).await;
+    }
+    let id = room("general");
+    let leave = async |user| {
+        let mut seen = None;
+        let removed = store.remove_member(&id, user, user, |found| {
+            seen = Some((found.member, found.half_removed));
+            Ok(())
+        });
+        (code(removed.await), seen)
+    };
+    let member = Some((Some(Role::Owner), false));
+    assert_eq!(leave(bob).await, ("done", member));
+    // Nobody takes Bob for a member now: not as one of two owners, not in a list, not as one who may read.
+    assert_eq!(leave(ada).await, ("conflict", member));
+    assert_eq!(store.standing(&id, bob).await.expect("Postgres answers"), Some((Kind::Private, None)));
+    let members = store.members(&id, None, 10).await.expect("Postgres answers").items;
+    assert_eq!(members.iter().map(|member| member.user).collect::<Vec<_>>(), [ada]);
+    let rooms = store.rooms_of(bob, None, 10).await.expect("Postgres answers").items;
+    assert_eq!(rooms.iter().map(|(room, _)| room.id.as_str()).collect::<Vec<_>>(), ["other"]);
+
+    for _ in 0..2 {
+        assert_eq!(leave(bob).await, ("done", Some((None, true))), "the repeat finds what is left to do");
+    }
+    store.forget_member(&id, bob).await.expect("Postgres answers");
+    assert_eq!(leave(bob).await, ("done", Some((None, false))));
+
+    // One who was invited again meanwhile is not forgotten by the call that removed them.
+    give(&store, "general", bob, Role::Member).await;
+    leave(bob).await;
+    give(&store, "general", bob, Role::Member).await;
+    store.forget_member(&id, bob).await.expect("Postgres answers");
+    let standing = store.standing(&id, bob).await.expect("Postgres answers");
+    assert_eq!(standing, Some((Kind::Private, Some(Role::Member))));
+    // And one who was half removed has no part in the end of the room.
+    leave(bob).await;
+    store.end_room(&id, ada, |_, _| Ok(())).await.expect("Postgres answers");
+    assert_eq!(database.number("select count(*) from members where room_id = 'general'").await, 1);
 }
 
 #[tokio::test]
@@ -528,7 +578,8 @@ async fn of_two_owners_who_go_at_the_same_moment_one_is_told_to_stay() {
         [code(leave.await.expect("does not panic")), code(step_down.await.expect("does not panic"))];
     outcomes.sort_unstable();
     assert_eq!(outcomes, ["conflict", "done"]);
-    assert_eq!(database.number("select count(*) from members where role = 'owner'").await, 1);
+    const OWNERS: &str = "select count(*) from members where role = 'owner' and removed_at is null";
+    assert_eq!(database.number(OWNERS).await, 1);
 }
 
 // ---- The schema -----------------------------------------------------------------------------------------------------
@@ -620,6 +671,25 @@ async fn a_call_that_is_dropped_half_way_changes_nothing_and_holds_nothing() {
     assert_eq!(store.standing(&id, ada).await.expect("works on"), Some((Kind::Public, Some(Role::Owner))));
     // The room's row is free again: the lock went with the connection.
     store.retitle_room(&id, &title("New"), ada, |_, _| Ok(())).await.expect("the room is free");
+}
+
+#[tokio::test]
+async fn a_lock_that_somebody_keeps_is_given_up_by_postgres_before_the_caller_has_gone() {
+    let database = Database::make().await;
+    let store = database.store();
+    let ada = sign_up(&store, "ada").await.user.id;
+    make_room(&store, "general", Kind::Public, ada).await;
+    let mut gate = database.connect().await;
+    let mut gate = gate.begin().await.expect("Postgres answers");
+    gate.execute("select from rooms for update").await.expect("the statement is good");
+
+    let refused = store.retitle_room(&room("general"), &title("New"), ada, |_, _| Ok(())).await;
+    let refused = refused.expect_err("the room is locked");
+    assert_eq!(refused.code(), "unavailable");
+    let cause = refused.cause_chain().unwrap_or_default();
+    assert!(cause.contains("lock timeout"), "{cause}");
+    gate.rollback().await.expect("Postgres answers");
+    store.retitle_room(&room("general"), &title("New"), ada, |_, _| Ok(())).await.expect("the room is free");
 }
 
 #[tokio::test]

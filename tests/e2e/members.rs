@@ -179,6 +179,31 @@ async fn one_who_is_removed_hears_and_says_nothing_more_in_a_private_room() {
 }
 
 #[tokio::test]
+async fn leaving_that_lost_redis_half_way_can_be_repeated_until_it_is_done() {
+    TestApp::run(async |app| {
+        app.expect_failures();
+        let (ada, bob) = (app.user("Ada").await, app.user("Bob").await);
+        let room = ada.make_private_room().await;
+        give(&ada, &room, &bob, "member").await.expect(200);
+        let (mut at_ada, mut at_bob) = (ada.join(&room).await, bob.join(&room).await);
+
+        app.redis.freeze().expect("Redis stands still");
+        for _ in 0..2 {
+            remove(&bob, &room, &bob).await.refused(503, "unavailable");
+        }
+        app.redis.thaw().expect("Redis goes on");
+        assert_eq!(members(&ada, &room).await, sorted([(&ada, "owner")]));
+        bob.get(&format!("/rooms/{room}")).await.refused(404, "not_found");
+        remove(&bob, &room, &bob).await.expect(204);
+        at_ada.send(&room, "Now we are among ourselves").await;
+        assert!(at_bob.pushed_before_now().await.is_empty());
+        // Whoever has wholly left is as much an outsider as anybody.
+        remove(&bob, &room, &bob).await.refused(404, "not_found");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_membership_that_makes_no_sense_is_refused() {
     TestApp::run(async |app| {
         let (ada, bob) = (app.user("Ada").await, app.user("Bob").await);

@@ -8,8 +8,8 @@ use shared::{
     Result,
     domain::{Invalid, messages::Position},
     protocol::{
-        Form,
-        http::{MessageList, USUAL_PAGE, parse_limit},
+        Form, USUAL_PAGE,
+        http::{MessageList, parse_limit},
         openapi::{OutageResponses, QueryResponses, RoomResponses, SessionResponses},
     },
     redis::Cursor,

@@ -8,8 +8,8 @@ use shared::{
     Result,
     domain::{Invalid, rooms::RoomId},
     protocol::{
-        Form,
-        http::{ListedRoom, RoomBody, RoomList, USUAL_PAGE, parse_limit},
+        Form, USUAL_PAGE,
+        http::{ListedRoom, RoomBody, RoomList, parse_limit},
         openapi::{OutageResponses, QueryResponses, SessionResponses},
     },
 };

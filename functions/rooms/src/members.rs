@@ -8,8 +8,8 @@ use shared::{
     Result, checked,
     domain::{rooms::Role, users::UserId},
     protocol::{
-        Form,
-        http::{FailureBody, MemberBody, MemberList, MemberRequest, USUAL_PAGE, parse_limit},
+        Form, USUAL_PAGE,
+        http::{FailureBody, MemberBody, MemberList, MemberRequest, parse_limit},
         openapi::{
             BodyResponses, OutageResponses, PermissionResponses, QueryResponses, RoomResponses,
             SessionResponses,
@@ -111,7 +111,7 @@ fn parse_role(mut form: Form) -> Result<Role> {
 /// Leave, or remove a member
 ///
 /// Ends the user's subscriptions in the room. If it answers `unavailable`, the member is removed, but may still hear of
-/// the room: then the call can be repeated.
+/// the room: then the call can be repeated, also by one who has left.
 #[utoipa::path(
     delete, path = "/rooms/{room}/members/{user_id}", tag = "members", operation_id = "removeMember",
     security(("bearer" = [])),
@@ -134,19 +134,19 @@ pub(crate) async fn remove(
     let actor = session.user.id;
     let leaves = user == actor;
 
-    let before = app.postgres.remove_member(&room, actor, user, |situation| {
-        if leaves {
-            return Ok(());
+    let removed = app.postgres.remove_member(&room, actor, user, |situation| {
+        let standing = app.standing(actor, situation.kind, situation.actor);
+        match leaves {
+            // Who has left, but was told that Redis is away, knows of the room and finishes what they began.
+            true if situation.half_removed => {}
+            true => standing.may_take_part()?,
+            false => standing.may_remove(situation.member)?,
         }
-        Ok(app.standing(actor, situation.kind, situation.actor).may_remove(situation.member)?)
+        Ok(())
     });
-    let before = before.await?;
+    removed.await?;
     app.redis.expel(&room, user).await?;
+    app.postgres.forget_member(&room, user).await?;
 
-    // One who leaves a private room without being in it either repeats a call that had lost Redis half-way, so the
-    // subscriptions had to be ended, or guesses; neither may learn that the room exists.
-    if leaves {
-        app.standing(actor, before.kind, before.member).may_take_part()?;
-    }
     Ok(StatusCode::NO_CONTENT)
 }

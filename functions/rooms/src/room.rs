@@ -60,7 +60,7 @@ struct NewRoom {
 
 impl NewRoom {
     fn parse(mut form: Form) -> Result<Self> {
-        let id = form.optional("id", RoomId::parse);
+        let id = form.optional("id", RoomId::parse_chosen);
         let title = form.required("title", Title::parse);
         let kind = form.required("kind", Kind::parse);
         if id.is_some() && kind == Some(Kind::Private) {

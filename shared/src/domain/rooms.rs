@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::{Invalid, text};
+use super::{
+    Invalid, text,
+    users::{Name, UserId},
+};
 
 /// The short readable name of a room that people type: `[a-z0-9][a-z0-9-]{0,63}`. Never changed, never given again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -26,7 +29,20 @@ impl RoomId {
         Ok(Self(raw.to_owned()))
     }
 
-    /// The id that people would expect for a title: `"Team Chat!"` becomes `team-chat`. None if nothing of it can stand in an id.
+    /// Parses an id that somebody chose for a room of theirs. One of the form that private rooms get is refused: the
+    /// answer that it is taken would tell that there is such a room.
+    pub fn parse_chosen(raw: &str) -> Result<Self, Invalid> {
+        let id = Self::parse(raw)?;
+        if id.looks_random() {
+            return Err(Invalid::because(
+                "must not be 25 letters and digits without a -: private rooms have such ids",
+            ));
+        }
+        Ok(id)
+    }
+
+    /// The id that people would expect for a title: `"Team Chat!"` becomes `team-chat`. None if nothing of it can stand
+    /// in an id, or only what nobody may choose.
     pub fn from_title(title: &Title) -> Option<Self> {
         let mut id = String::with_capacity(title.0.len());
         for c in title.0.chars().flat_map(char::to_lowercase) {
@@ -38,8 +54,7 @@ impl RoomId {
         }
         // Room for a suffix, should the id be taken.
         id.truncate(Self::LONGEST - 1 - SUFFIX);
-        let id = id.trim_end_matches('-');
-        (!id.is_empty()).then(|| Self(id.to_owned()))
+        Self::parse_chosen(id.trim_end_matches('-')).ok()
     }
 
     /// The same id with `-` and the first letters of a random id behind it, for when the plain one is taken.
@@ -52,7 +67,7 @@ impl RoomId {
     pub fn from_random(bits: u128) -> Self {
         const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
         let mut rest = bits;
-        let id = (0..25)
+        let id = (0..RANDOM)
             .map(|_| {
                 let digit = DIGITS[(rest % 36) as usize];
                 rest /= 36;
@@ -60,6 +75,10 @@ impl RoomId {
             })
             .collect();
         Self(id)
+    }
+
+    fn looks_random(&self) -> bool {
+        self.0.len() == RANDOM && !self.0.contains('-')
     }
 
     /// Takes an id that was parsed before it was stored.
@@ -73,6 +92,8 @@ impl RoomId {
     }
 }
 
+/// Letters of a random id: 36^25 are a little more than 2^128.
+const RANDOM: usize = 25;
 /// Letters of a random id that make a taken id unique: 36^6 are two thousand million.
 const SUFFIX: usize = 6;
 
@@ -182,6 +203,19 @@ pub struct Room {
     pub created_at: OffsetDateTime,
 }
 
+/// A member of a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Who it is.
+    pub user: UserId,
+    /// First name.
+    pub first_name: Name,
+    /// Last name.
+    pub last_name: Name,
+    /// What they may do.
+    pub role: Role,
+}
+
 /// How somebody stands to a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -274,10 +308,23 @@ mod tests {
         assert_eq!(made("Team Chat!").as_deref(), Some("team-chat"));
         assert_eq!(made("  --Ünder-- 7 ").as_deref(), Some("nder-7"));
         assert_eq!(made("名前"), None);
+        assert_eq!(made("Incomprehensibilities4you"), None, "it would look like a private room's");
         let long = made(&"word ".repeat(20)).expect("letters are there");
         let random = RoomId::from_random(u128::MAX);
         for id in [RoomId(long.clone()).with_suffix(&random).0, random.0, long] {
             assert!(RoomId::parse(&id).is_ok(), "{id}");
+        }
+    }
+
+    #[test]
+    fn nobody_chooses_an_id_of_the_form_that_private_rooms_get() {
+        let random = RoomId::from_random(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        let (shorter, longer) = (&random.0[1..], format!("a{}", random.0));
+        for (id, expected) in
+            [(&*random.0, false), (shorter, true), (&longer, true), ("general-abcdefghijklmnopq", true)]
+        {
+            assert_eq!(RoomId::parse_chosen(id).is_ok(), expected, "{id}");
+            assert!(RoomId::parse(id).is_ok(), "{id} can be asked for");
         }
     }
 

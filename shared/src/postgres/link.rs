@@ -25,6 +25,10 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// The longest that the answer to that may take.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// What Postgres itself is told: a Lambda that is killed says no good-bye, and Postgres would keep the locks of its
+/// transaction until TCP gives up, in hours. An operation is over after 5 s; what then still stands open belongs to nobody.
+const SERVER_LIMITS: [(&str, &str); 2] =
+    [("lock_timeout", "4s"), ("idle_in_transaction_session_timeout", "10s")];
 
 #[derive(Clone)]
 pub(super) struct Link {
@@ -60,7 +64,7 @@ impl From<Error> for Stopped {
 
 impl Link {
     pub(super) fn new(options: &PgConnectOptions) -> Self {
-        let options = options.clone().application_name("banter");
+        let options = options.clone().application_name("banter").options(SERVER_LIMITS);
         Self { options: Arc::new(options), idle: Arc::default() }
     }
 
@@ -145,11 +149,11 @@ fn is_away(cause: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(error) => error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| {
             // PostgreSQL 15, appendix A. The classes: 08 connection, 53 too many of them or no memory left, 57 shutting
-            // down or starting up. The single codes: a replica that is not the primary (any more), and work that gave way
-            // to other work and may be tried again.
+            // down or starting up. The single codes: a replica that is not the primary (any more), a transaction that was
+            // left open for too long, and work that gave way to other work and may be tried again.
             let code = error.code();
             ["08", "53", "57"].iter().any(|class| code.starts_with(class))
-                || ["25006", "40001", "40P01"].contains(&code)
+                || ["25006", "25P03", "40001", "40P01", "55P03"].contains(&code)
         }),
         _ => false,
     }

@@ -9,24 +9,11 @@ use uuid::Uuid;
 use super::{Page, Postgres, link::Stopped, rooms};
 use crate::{
     domain::{
-        rooms::{Kind, Role, RoomId},
+        rooms::{Kind, Member, Role, RoomId},
         users::{Name, UserId},
     },
     error::{Error, Result},
 };
-
-/// A member of a room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Who it is.
-    pub user: UserId,
-    /// First name.
-    pub first_name: Name,
-    /// Last name.
-    pub last_name: Name,
-    /// What they may do.
-    pub role: Role,
-}
 
 /// What there is to know for a decision about a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +24,8 @@ pub struct Situation {
     pub actor: Option<Role>,
     /// The role of the one acted upon, if a member; the same as `actor` where they are one person.
     pub member: Option<Role>,
+    /// The one acted upon was removed, but may still hear of the room: [`Postgres::forget_member`] was not reached.
+    pub half_removed: bool,
 }
 
 impl Postgres {
@@ -49,7 +38,7 @@ impl Postgres {
                     "select m.user_id, u.first_name, u.last_name, m.role
                      from members m
                      join users u on u.id = m.user_id
-                     where m.room_id = $1 and $2 < m.user_id
+                     where m.room_id = $1 and $2 < m.user_id and m.removed_at is null
                      order by m.user_id
                      limit $3",
                     room.as_str(),
@@ -85,8 +74,8 @@ impl Postgres {
             .await
     }
 
-    /// Removes a member, if `decide` lets it happen, and tells how things stood before. One who is no member is removed
-    /// already.
+    /// Removes a member, if `decide` lets it happen. One who is no member is removed already. That there was one stays
+    /// known until [`Postgres::forget_member`].
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such room; [`Error::Conflict`] if the room would lose its last owner; what
@@ -97,20 +86,37 @@ impl Postgres {
         actor: UserId,
         member: UserId,
         decide: impl FnOnce(Situation) -> Result<()> + Send,
-    ) -> Result<Situation> {
+    ) -> Result<()> {
         self.link
             .run_whole("removing a member", async |connection| {
                 let situation = lock(connection, room, actor, member).await?;
                 decide(situation)?;
                 keep_an_owner(connection, room, situation.member, None).await?;
                 sqlx::query!(
-                    "delete from members where room_id = $1 and user_id = $2",
+                    "update members set removed_at = now()
+                     where room_id = $1 and user_id = $2 and removed_at is null",
                     room.as_str(),
                     member.as_uuid(),
                 )
                 .execute(connection)
                 .await?;
-                Ok(situation)
+                Ok(())
+            })
+            .await
+    }
+
+    /// Forgets that somebody was a member, when they hear of the room no more. Who is a member again stays one.
+    pub async fn forget_member(&self, room: &RoomId, member: UserId) -> Result<()> {
+        self.link
+            .run("forgetting a member", async |connection| {
+                sqlx::query!(
+                    "delete from members where room_id = $1 and user_id = $2 and removed_at is not null",
+                    room.as_str(),
+                    member.as_uuid(),
+                )
+                .execute(connection)
+                .await?;
+                Ok(())
             })
             .await
     }
@@ -142,8 +148,21 @@ async fn lock(
     member: UserId,
 ) -> Result<Situation, Stopped> {
     let kind = rooms::lock_living(connection, room).await?.room.kind;
+    let half_removed = half_removed(connection, room, member).await?;
     let (actor, member) = (role(connection, room, actor).await?, role(connection, room, member).await?);
-    Ok(Situation { kind, actor, member })
+    Ok(Situation { kind, actor, member, half_removed })
+}
+
+async fn half_removed(connection: &mut PgConnection, room: &RoomId, user: UserId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (
+               select from members where room_id = $1 and user_id = $2 and removed_at is not null
+           ) as "half_removed!""#,
+        room.as_str(),
+        user.as_uuid(),
+    )
+    .fetch_one(connection)
+    .await
 }
 
 pub(super) async fn any(connection: &mut PgConnection, room: &RoomId) -> sqlx::Result<bool> {
@@ -158,7 +177,7 @@ pub(super) async fn role(
     user: UserId,
 ) -> Result<Option<Role>, Stopped> {
     let role = sqlx::query_scalar!(
-        "select role from members where room_id = $1 and user_id = $2",
+        "select role from members where room_id = $1 and user_id = $2 and removed_at is null",
         room.as_str(),
         user.as_uuid(),
     )
@@ -178,7 +197,9 @@ async fn keep_an_owner(
         return Ok(());
     }
     let owners = sqlx::query_scalar!(
-        r#"select count(*) as "owners!" from members where room_id = $1 and role = 'owner'"#,
+        r#"select count(*) as "owners!"
+           from members
+           where room_id = $1 and role = 'owner' and removed_at is null"#,
         room.as_str(),
     )
     .fetch_one(connection)
@@ -199,7 +220,10 @@ pub(super) async fn upsert(
         MemberRow,
         r#"with changed as (
                insert into members (room_id, user_id, role) values ($1, $2, $3)
-               on conflict (room_id, user_id) do update set role = excluded.role
+               on conflict (room_id, user_id) do update
+               set role = excluded.role,
+                   removed_at = null,
+                   joined_at = case when members.removed_at is null then members.joined_at else now() end
                returning user_id, role
            )
            select c.user_id as "user_id!", u.first_name, u.last_name, c.role as "role!"

@@ -51,7 +51,7 @@ impl Postgres {
                     RoomRow,
                     r#"select r.id, r.title, r.kind, r.created_at, m.role as "role?"
                        from rooms r
-                       left join members m on m.room_id = r.id and m.user_id = $2
+                       left join members m on m.room_id = r.id and m.user_id = $2 and m.removed_at is null
                        where r.id = $1 and r.deleted_at is null"#,
                     id.as_str(),
                     user.as_uuid(),
@@ -82,7 +82,7 @@ impl Postgres {
                     r#"select r.id, r.title, r.kind, r.created_at, m.role as "role?"
                        from members m
                        join rooms r on r.id = m.room_id
-                       where m.user_id = $1 and $2 < m.room_id and r.deleted_at is null
+                       where m.user_id = $1 and $2 < m.room_id and m.removed_at is null and r.deleted_at is null
                        order by m.room_id
                        limit $3"#,
                     user.as_uuid(),
@@ -109,7 +109,7 @@ impl Postgres {
                     RoomRow,
                     r#"select r.id, r.title, r.kind, r.created_at, m.role as "role?"
                        from rooms r
-                       left join members m on m.room_id = r.id and m.user_id = $1
+                       left join members m on m.room_id = r.id and m.user_id = $1 and m.removed_at is null
                        where r.kind = 'public' and r.deleted_at is null and $2 < r.id
                        order by r.id
                        limit $3"#,
@@ -172,9 +172,12 @@ impl Postgres {
                 sqlx::query!("update rooms set deleted_at = now() where id = $1", id.as_str())
                     .execute(&mut *connection)
                     .await?;
-                sqlx::query!("delete from members where room_id = $1 and role <> 'owner'", id.as_str())
-                    .execute(connection)
-                    .await?;
+                sqlx::query!(
+                    "delete from members where room_id = $1 and (role <> 'owner' or removed_at is not null)",
+                    id.as_str(),
+                )
+                .execute(connection)
+                .await?;
                 Ok(())
             })
             .await

@@ -69,7 +69,8 @@ impl Postgres {
                 let row = sqlx::query!(
                     r#"select id, password_hash
                        from users
-                       where lower(email collate "und-x-icu") = lower($1 collate "und-x-icu")"#,
+                       where lower(email collate "und-x-icu") collate "C"
+                             = lower($1 collate "und-x-icu") collate "C""#,
                     email.as_str(),
                 )
                 .fetch_optional(connection)
