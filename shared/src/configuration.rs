@@ -3,7 +3,12 @@
 //! A function names the sections that it needs. An absent or bad variable is named in the error, and the function does
 //! not start; only a throttle that cannot be read falls back to its default, with a warning.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
+
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
 use crate::domain::{rates::Rates, users::UserId};
 
@@ -128,8 +133,8 @@ pub struct RedisSection {
     pub connection: redis::ConnectionInfo,
     /// `REDIS_CLUSTER`: whether to speak the cluster protocol.
     pub cluster: bool,
-    /// `REDIS_CA_FILE`: whom to trust instead of the system's roots.
-    pub ca_file: Option<PathBuf>,
+    /// What `REDIS_CA_FILE` holds: whom to trust instead of the system's roots. At least one certificate, as PEM.
+    pub authorities: Option<Vec<u8>>,
 }
 
 impl Section for RedisSection {
@@ -137,9 +142,29 @@ impl Section for RedisSection {
         const VARIABLE: &str = "REDIS_URL";
         let connection = redis::IntoConnectionInfo::into_connection_info(environment.required(VARIABLE)?);
         let connection = connection.map_err(|_| bad(VARIABLE, "must be a redis:// or rediss:// URL"))?;
-        let ca_file = environment.text("REDIS_CA_FILE").map(PathBuf::from);
-        Ok(Self { connection, cluster: environment.switch("REDIS_CLUSTER")?, ca_file })
+        let cluster = environment.switch("REDIS_CLUSTER")?;
+        Ok(Self { connection, cluster, authorities: read_authorities(environment)? })
     }
+}
+
+/// Checked here, because the client would take a file without any certificate and trust nobody from then on.
+fn read_authorities(environment: &Environment) -> Result<Option<Vec<u8>>, ConfigurationError> {
+    const VARIABLE: &str = "REDIS_CA_FILE";
+    let Some(path) = environment.text(VARIABLE) else { return Ok(None) };
+    let pem = std::fs::read(path).map_err(|error| bad(VARIABLE, &format!("cannot be read: {error}")))?;
+    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let certificates =
+        certificates.map_err(|error| bad(VARIABLE, &format!("holds no valid PEM: {error}")))?;
+    if certificates.is_empty() {
+        return Err(bad(VARIABLE, "holds no certificate"));
+    }
+    let mut trusted = RootCertStore::empty();
+    for certificate in certificates {
+        trusted
+            .add(certificate)
+            .map_err(|error| bad(VARIABLE, &format!("holds a certificate that cannot be read: {error}")))?;
+    }
+    Ok(Some(pem))
 }
 
 /// Where connections are posted to.
@@ -154,7 +179,7 @@ impl Section for PushSection {
     fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
         const VARIABLE: &str = "CONNECTIONS_URL";
         let url = environment.required(VARIABLE)?;
-        if !url.starts_with("https://") && !url.starts_with("http://") {
+        if !is_web_address(&url) {
             return Err(bad(VARIABLE, "must be an https:// URL"));
         }
         let budget = environment.number("PUSH_BUDGET_MS", 1_000, 1..=20_000)?;
@@ -163,6 +188,13 @@ impl Section for PushSection {
             budget: Duration::from_millis(budget),
         })
     }
+}
+
+/// `http://` is for the local AWS.
+fn is_web_address(url: &str) -> bool {
+    url.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("https" | "http")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 /// How long sessions last.
@@ -263,17 +295,6 @@ impl Section for LogSection {
     }
 }
 
-/// The address that a throttle counts: an IPv6 customer has a /64 at least, so one address of it says nothing.
-pub fn throttled_address(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,6 +325,51 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_posted_to_an_address_with_a_host() {
+        let url = |value| {
+            Environment::of_table([("CONNECTIONS_URL", value)])
+                .section::<PushSection>()
+                .map(|section| section.connections_url)
+        };
+        assert_eq!(url("https://a.example/live/"), Ok("https://a.example/live".into()));
+        assert_eq!(url("http://[::1]:3001/live"), Ok("http://[::1]:3001/live".into()));
+        for bad in ["https://", "https:///live", "https://:443", "a.example/live", "ftp://a.example", "/live"]
+        {
+            assert!(url(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_file_of_authorities_holds_at_least_one_and_is_named_if_not() {
+        let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+        let no_certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        for (content, complaint) in [
+            (None, "cannot be read"),
+            (Some(""), "holds no certificate"),
+            (Some("nonsense"), "holds no certificate"),
+            (Some(broken), "holds no valid PEM"),
+            (Some(no_certificate), "holds a certificate that cannot be read"),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder can be made");
+            let path = folder.path().join("ca.pem");
+            if let Some(content) = content {
+                std::fs::write(&path, content).expect("the file can be written");
+            }
+            let path = path.to_str().expect("is text").to_owned();
+            let environment = Environment {
+                lookup: Box::new(move |variable| match variable {
+                    "REDIS_URL" => Some("rediss://redis.example".to_owned()),
+                    "REDIS_CA_FILE" => Some(path.clone()),
+                    _ => None,
+                }),
+            };
+            let told = environment.section::<RedisSection>().err().map(|error| error.to_string());
+            let told = told.unwrap_or_else(|| panic!("{content:?} was taken"));
+            assert!(told.starts_with(&format!("REDIS_CA_FILE {complaint}")), "{content:?}: {told}");
+        }
+    }
+
+    #[test]
     fn a_throttle_that_cannot_be_read_means_the_default() {
         let rates = |value| {
             Environment::of_table([("WEBSOCKET_THROTTLE", value)])
@@ -313,13 +379,5 @@ mod tests {
         assert_eq!(rates("often"), Ok("10/second".into()));
         assert_eq!(rates(""), Ok("10/second".into()));
         assert_eq!(rates("5/minute"), Ok("5/minute".into()));
-    }
-
-    #[test]
-    fn neighbours_in_an_ipv6_network_share_a_window() {
-        let window = |address: &str| throttled_address(address.parse().expect("is an address"));
-        assert_eq!(window("2001:db8:1:2::1"), window("2001:db8:1:2:ffff::9"));
-        assert_ne!(window("2001:db8:1:2::1"), window("2001:db8:1:3::1"));
-        assert_eq!(window("192.0.2.7"), "192.0.2.7");
     }
 }

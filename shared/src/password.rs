@@ -95,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_matches_its_own_hash_and_no_other() {
-        let new = || NewPassword::parse("violet-kettle-orbit-42", &[]).expect("is strong");
+        let new = || NewPassword::parse("violet-kettle-orbit-42", &[], None).expect("is strong");
         let (one, other) =
             (hash(new()).await.expect("can be hashed"), hash(new()).await.expect("can be hashed"));
         assert!(one.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", one.as_str());
@@ -106,7 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_hash_of_nobody_costs_what_a_real_one_does() {
-        let new = NewPassword::parse("violet-kettle-orbit-42", &[]).expect("is strong");
+        let new = NewPassword::parse("violet-kettle-orbit-42", &[], None).expect("is strong");
         let real = hash(new).await.expect("can be hashed");
         let cost = |hash: &str| {
             let hash = phc::PasswordHash::new(hash).expect("is a PHC string");

@@ -43,7 +43,7 @@ impl Redis {
     /// Prepares the connection; nothing is sent yet.
     ///
     /// # Errors
-    /// `REDIS_CA_FILE` cannot be read, or TLS cannot be set up with it.
+    /// The client cannot be set up with `REDIS_URL`.
     pub fn new(section: &RedisSection) -> Result<Self, ConfigurationError> {
         Ok(Self { link: Link::new(section)?, scripts: Scripts::get() })
     }

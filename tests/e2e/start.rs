@@ -61,7 +61,8 @@ async fn a_variable_that_is_absent_or_bad_is_named_and_its_value_is_not_repeated
         check(function, "REDIS_URL", Some("hunter2.example.com"), "must be a redis:// or rediss:// URL")
             .await;
         check(function, "REDIS_CLUSTER", Some("perhaps"), "must be true or false").await;
-        check(function, "REDIS_CA_FILE", Some("/no/such/file"), "").await;
+        check(function, "REDIS_CA_FILE", Some("/no/such/file"), "cannot be read").await;
+        check(function, "REDIS_CA_FILE", Some("/dev/null"), "holds no certificate").await;
         check(function, "LOG_LEVEL", Some("chatty"), "must be trace, debug, info, warn or error").await;
         check(function, "LOG_FORMAT", Some("xml"), "must be json or text").await;
     }
@@ -73,6 +74,7 @@ async fn a_variable_that_is_absent_or_bad_is_named_and_its_value_is_not_repeated
     for function in ["login", "message"] {
         check(function, "CONNECTIONS_URL", None, "is not set").await;
         check(function, "CONNECTIONS_URL", Some("hunter2.example.com"), "must be an https:// URL").await;
+        check(function, "CONNECTIONS_URL", Some("https://"), "must be an https:// URL").await;
         check(function, "PUSH_BUDGET_MS", Some("soon"), "must be a whole number from 1 to 20000").await;
     }
     check("connect", "MAX_CONNECTIONS_PER_USER", Some("0x"), "must be a whole number from 1 to 1000").await;

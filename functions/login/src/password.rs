@@ -55,9 +55,9 @@ struct Change {
 
 impl Change {
     fn parse(mut form: Form, user: &User) -> Result<Self> {
-        let about = [user.first_name.as_str(), user.last_name.as_str(), user.email.as_str()];
+        let names = [&user.first_name, &user.last_name];
         let current = form.required("current", TypedPassword::parse);
-        let new = form.required("new", |raw| NewPassword::parse(raw, &about));
+        let new = form.required("new", |raw| NewPassword::parse(raw, names, Some(&user.email)));
         checked!(form, current, new);
         Ok(Self { current, new })
     }

@@ -47,7 +47,7 @@ pub(crate) async fn log_in(
     let token = Token::random()?;
     let session = app.postgres.log_in(&checked, &token.hash(), app.session_lifetime).await?;
 
-    Ok(Json(SessionBody::new(&session, &token)))
+    Ok(Json(SessionBody::new(&session.user, &token, session.expires_at)))
 }
 
 async fn check(app: &App, email: &Email, typed: TypedPassword) -> Result<Credentials> {

@@ -49,7 +49,7 @@ pub(crate) async fn sign_up(
     let new = NewUser { id, first_name, last_name, email, password };
     let session = app.postgres.sign_up(new, &token.hash(), app.session_lifetime).await?;
 
-    Ok((StatusCode::CREATED, Json(SessionBody::new(&session, &token))))
+    Ok((StatusCode::CREATED, Json(SessionBody::new(&session.user, &token, session.expires_at))))
 }
 
 struct Signup {
@@ -64,13 +64,8 @@ impl Signup {
         let first_name = form.required("first_name", Name::parse);
         let last_name = form.required("last_name", Name::parse);
         let email = form.required("email", Email::parse);
-        let about = [
-            first_name.as_ref().map(Name::as_str),
-            last_name.as_ref().map(Name::as_str),
-            email.as_ref().map(Email::as_str),
-        ];
-        let about: Vec<_> = about.into_iter().flatten().collect();
-        let password = form.required("password", |raw| NewPassword::parse(raw, &about));
+        let names = first_name.iter().chain(&last_name);
+        let password = form.required("password", |raw| NewPassword::parse(raw, names, email.as_ref()));
         checked!(form, first_name, last_name, email, password);
         Ok(Self { first_name, last_name, email, password })
     }

@@ -27,8 +27,7 @@ use lambda_http::{RequestExt, request::RequestContext};
 use lambda_runtime::service_fn;
 use shared::{
     Error,
-    configuration::throttled_address,
-    domain::{rooms::RoomId, users::UserId},
+    domain::{rates::throttled_address, rooms::RoomId, users::UserId},
     postgres::{Postgres, Session},
     protocol::{Failure, Form, http::FailureBody},
     token::TokenHash,

@@ -28,7 +28,8 @@ impl Text {
     }
 }
 
-/// The id that a client gave to a send, so that it can repeat it: 1–64 characters, no control characters.
+/// The id that a client gave to a send, so that it can repeat it: 1–64 characters, no control characters, no
+/// noncharacters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClientId(String);
@@ -39,8 +40,11 @@ impl ClientId {
 
     /// Parses an id. Unlike a text it is kept exactly as it came: two ids that differ must stay different.
     pub fn parse(raw: &str) -> Result<Self, Invalid> {
-        if raw.is_empty() || Self::LONGEST < raw.chars().count() || raw.chars().any(char::is_control) {
-            return Err(Invalid::because("must be 1 to 64 characters, none of them a control character"));
+        let refused = |c: char| c.is_control() || text::is_noncharacter(c);
+        if raw.is_empty() || Self::LONGEST < raw.chars().count() || raw.chars().any(refused) {
+            return Err(Invalid::because(
+                "must be 1 to 64 characters, none of them a control character or a Unicode noncharacter",
+            ));
         }
         Ok(Self(raw.to_owned()))
     }
@@ -213,6 +217,16 @@ mod tests {
             &"x".repeat(4_001),
         ] {
             assert!(Text::parse(raw).is_err(), "{raw:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_client_id_is_kept_as_it_came() {
+        for raw in ["1", " e\u{301} ", &"😀".repeat(64)] {
+            assert_eq!(ClientId::parse(raw).map(|id| id.0), Ok(raw.to_owned()));
+        }
+        for raw in ["", "a\0b", "\u{85}", "a\u{FFFE}", "\u{FFFF}", "\u{FDD0}", &"x".repeat(65)] {
+            assert!(ClientId::parse(raw).is_err(), "{raw:?} was taken");
         }
     }
 

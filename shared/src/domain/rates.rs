@@ -1,6 +1,6 @@
 //! Rates, as the configuration spells them: `10/second`, `1/second,30/minute`, `unlimited`.
 
-use std::{fmt, num::NonZeroU32, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU32, time::Duration};
 
 use super::Invalid;
 
@@ -138,9 +138,30 @@ impl fmt::Display for Rates {
     }
 }
 
+/// The address that a throttle counts: an IPv6 customer has a /64 at least, so one address of it says nothing. An IPv4
+/// address counts as one also where it is written as IPv6.
+pub fn throttled_address(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbours_in_an_ipv6_network_share_a_window_and_two_ipv4_addresses_never_do() {
+        let window = |address: &str| throttled_address(address.parse().expect("is an address"));
+        assert_eq!(window("2001:db8:1:2::1"), window("2001:db8:1:2:ffff::9"));
+        assert_ne!(window("2001:db8:1:2::1"), window("2001:db8:1:3::1"));
+        assert_eq!(window("192.0.2.7"), "192.0.2.7");
+        assert_eq!(window("::ffff:192.0.2.7"), "192.0.2.7");
+    }
 
     #[test]
     fn rates_are_read_as_people_write_them() {

@@ -34,6 +34,6 @@ fn parse(raw: &str, longest: usize, allowed: impl Fn(char) -> bool) -> Result<St
 
 /// The 66 code points that Unicode keeps for itself (Unicode 16, section 23.7). SQS refuses or alters two of them,
 /// U+FFFE and U+FFFF, and nobody types any.
-fn is_noncharacter(c: char) -> bool {
+pub(super) fn is_noncharacter(c: char) -> bool {
     matches!(c, '\u{FDD0}'..='\u{FDEF}') || matches!(u32::from(c) & 0xFFFF, 0xFFFE | 0xFFFF)
 }

@@ -1,6 +1,6 @@
 //! Users: ids, names, e-mail addresses, passwords.
 
-use std::fmt;
+use std::{fmt, iter};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -114,6 +114,11 @@ impl Email {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What somebody may make a password of: the address, and what stands before and behind its `@`.
+    fn words(&self) -> impl Iterator<Item = &str> {
+        iter::once(self.as_str()).chain(self.0.rsplitn(2, '@'))
+    }
 }
 
 /// An address never reaches a log, not even by a `{:?}`.
@@ -132,10 +137,14 @@ impl NewPassword {
     /// The longest password, in Unicode scalar values: argon2 takes any length, a server should not.
     pub const LONGEST: usize = 128;
 
-    /// Parses a new password. `about` is what an attacker knows: names and e-mail address.
+    /// Parses a new password. Names and e-mail address are what an attacker tries first.
     ///
     /// The strength is `zxcvbn`'s: a score of 3 means more than 10^8 guesses.
-    pub fn parse(raw: &str, about: &[&str]) -> Result<Self, Invalid> {
+    pub fn parse<'a>(
+        raw: &str,
+        names: impl IntoIterator<Item = &'a Name>,
+        email: Option<&'a Email>,
+    ) -> Result<Self, Invalid> {
         let length = raw.chars().count();
         if length < Self::SHORTEST {
             return Err(Invalid::because("must be at least 10 characters long"));
@@ -143,7 +152,8 @@ impl NewPassword {
         if Self::LONGEST < length {
             return Err(Invalid::because("must be at most 128 characters long"));
         }
-        let estimate = zxcvbn::zxcvbn(raw, about);
+        let known = names.into_iter().map(Name::as_str).chain(email.into_iter().flat_map(Email::words));
+        let estimate = zxcvbn::zxcvbn(raw, &known.flat_map(pieces).collect::<Vec<_>>());
         if estimate.score() < zxcvbn::Score::Three {
             return Err(Invalid(refusal(raw, &estimate).into()));
         }
@@ -159,6 +169,11 @@ impl NewPassword {
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
+}
+
+/// A text and the words that it is made of.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    iter::once(text).chain(text.split(|c: char| !c.is_alphanumeric()).filter(|piece| !piece.is_empty()))
 }
 
 fn refusal(raw: &str, estimate: &zxcvbn::Entropy) -> String {
@@ -249,8 +264,9 @@ mod tests {
 
     #[test]
     fn a_weak_password_is_refused_with_a_reason() {
-        let about = ["Ada", "Lovelace", "ada@example.com"];
-        let reason = |raw: &str| match NewPassword::parse(raw, &about) {
+        let names = ["Ada", "Lovelace"].map(|name| Name::parse(name).expect("is a name"));
+        let email = Email::parse("violet.kettle-1815@analytical-engine.example").expect("is an address");
+        let reason = |raw: &str| match NewPassword::parse(raw, &names, Some(&email)) {
             Ok(_) => "taken".to_owned(),
             Err(invalid) => invalid.to_string(),
         };
@@ -258,7 +274,15 @@ mod tests {
         assert!(reason(&"x".repeat(129)).contains("at most 128"));
         assert!(reason("password123").contains("too easy to guess"));
         assert!(reason("3141592653").contains("all digits"));
-        assert!(reason("AdaLovelace").contains("too easy to guess"));
+        for known in [
+            "AdaLovelace",
+            "violet.kettle-1815@analytical-engine.example",
+            "Violet.Kettle-1815",
+            "kettle1815",
+            "analytical-engine.example",
+        ] {
+            assert!(reason(known).contains("too easy to guess"), "{known}: {}", reason(known));
+        }
         assert_eq!(reason("violet-kettle-orbit-42"), "taken");
     }
 }

@@ -1,24 +1,19 @@
 //! The bodies of the HTTP API.
 
 use serde::Serialize;
+use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Author, Failure, Timestamp, frames::Event};
+use super::{Author, Failure, LARGEST_PAGE, Timestamp, frames::Event};
 use crate::{
     domain::{
         Invalid,
-        rooms::{Kind, Role, Room},
+        rooms::{Kind, Member, Role, Room},
         users::User,
     },
-    postgres::{Member, Session},
     token::Token,
 };
-
-/// How many items a page has if nothing is said.
-pub const USUAL_PAGE: usize = 50;
-/// How many items a page has at most.
-pub const LARGEST_PAGE: usize = 200;
 
 /// Parses the `limit` of a query.
 ///
@@ -26,7 +21,7 @@ pub const LARGEST_PAGE: usize = 200;
 /// It is no whole number from 1 to [`LARGEST_PAGE`].
 pub fn parse_limit(raw: &str) -> Result<usize, Invalid> {
     let limit = raw.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
-    limit.ok_or(Invalid::because("must be a whole number from 1 to 200"))
+    limit.ok_or_else(|| Invalid(format!("must be a whole number from 1 to {LARGEST_PAGE}").into()))
 }
 
 /// The body of every failed call.
@@ -76,11 +71,11 @@ pub struct SessionBody {
 
 impl SessionBody {
     /// A session that was just opened, with the token that nobody will be told again.
-    pub fn new(session: &Session, token: &Token) -> Self {
+    pub fn new(user: &User, token: &Token, expires_at: OffsetDateTime) -> Self {
         Self {
-            user: UserBody::from(&session.user),
+            user: UserBody::from(user),
             token: token.as_str().to_owned(),
-            expires_at: Timestamp(session.expires_at),
+            expires_at: Timestamp(expires_at),
         }
     }
 }
@@ -260,7 +255,8 @@ pub struct PasswordRequest {
 /// What a new room takes.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RoomRequest {
-    /// Public rooms only; made from the title if absent.
+    /// Public rooms only, and not 25 letters and digits without a `-`, as private rooms have; made from the title if
+    /// absent.
     #[schema(pattern = "^[a-z0-9][a-z0-9-]{0,63}$", example = "general")]
     pub id: Option<String>,
     /// 1–100 characters.

@@ -44,12 +44,8 @@ impl Cluster {
 
 impl Link {
     pub(super) fn new(section: &RedisSection) -> Result<Self, ConfigurationError> {
-        let certificates = section.ca_file.as_ref().map(std::fs::read).transpose();
-        let certificates = certificates.map_err(|error| ConfigurationError::Bad {
-            variable: "REDIS_CA_FILE",
-            reason: format!("cannot be read: {error}"),
-        })?;
-        let certificates = certificates.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
+        let authorities = section.authorities.clone();
+        let certificates = authorities.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
         let link =
             if section.cluster { cluster(section, certificates) } else { single(section, certificates) };
         link.map_err(|error| ConfigurationError::Bad {
