@@ -19,7 +19,6 @@ pub fn start(environment: &Environment) -> Result<(), ConfigurationError> {
         section.as_ref().map_or((tracing::Level::INFO, true), |LogSection { level, json }| (*level, *json));
     let ours = [
         "authorize",
-        "banter",
         "connect",
         "disconnect",
         "lambda",
@@ -30,13 +29,9 @@ pub fn start(environment: &Environment) -> Result<(), ConfigurationError> {
         "signup",
         "web",
     ];
-    // The runtime reports every error that a function returns as a fault. The authorizer's refusals are none, and what
-    // is one is in the access line and its cause beside it.
-    let runtime = ("lambda_runtime::layers::panic", LevelFilter::OFF);
     let filter = Targets::new()
         .with_default(tracing::Level::WARN.min(level))
         .with_targets(ours.map(|target| (target, level)))
-        .with_targets([runtime])
         // Repeats what a handler has failed with, as an error and without an id: also for every handshake that is refused
         // for good reason. The line of the call tells of it already.
         .with_target("lambda_runtime::layers::panic", LevelFilter::OFF);
