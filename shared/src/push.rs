@@ -110,7 +110,7 @@ impl Connections {
     /// [`crate::Error::Unavailable`] if Redis is away: then the connections may go on, and the call must be repeated.
     pub async fn end_sessions(&self, user: UserId, sessions: &[TokenHash]) -> Result<()> {
         let connections = self.redis.end_sessions(user, sessions).await?;
-        stream::iter(&connections)
+        stream::iter(connections)
             .map(|connection| self.forget_and_close(connection, user))
             .buffer_unordered(WIDTH)
             .try_collect()
@@ -124,17 +124,17 @@ impl Connections {
     /// [`crate::Error::Unavailable`] if Redis is away.
     pub async fn dismiss(&self, connection: &ConnectionId, user: UserId, frame: &str) -> Result<()> {
         self.post(connection, frame, Instant::now() + self.budget).await;
-        self.forget_and_close(connection, user).await
+        self.forget_and_close(connection.clone(), user).await
     }
 
-    async fn forget_and_close(&self, connection: &ConnectionId, user: UserId) -> Result<()> {
+    async fn forget_and_close(&self, connection: ConnectionId, user: UserId) -> Result<()> {
         let (forgotten, ()) =
-            join(self.redis.forget_connection(connection, user), self.close(connection)).await;
+            join(self.redis.forget_connection(&connection, user), self.close(&connection)).await;
         forgotten
     }
 
     async fn post(&self, connection: &ConnectionId, frame: &str, deadline: Instant) -> Post {
-        let attempt = async || {
+        let attempt = || async {
             let post = self.client.post_to_connection().connection_id(connection.as_str());
             let posted = post.data(Blob::new(frame.as_bytes())).send().await;
             let Err(error) = posted else { return Attempt::Done(Post::Delivered) };
@@ -151,7 +151,7 @@ impl Connections {
     }
 
     async fn close(&self, connection: &ConnectionId) {
-        let attempt = async || {
+        let attempt = || async {
             let close = self.client.delete_connection().connection_id(connection.as_str()).send().await;
             match close {
                 Ok(_) => Attempt::Done(()),
@@ -194,10 +194,10 @@ impl Connections {
 }
 
 /// Tries until it is done; none when the deadline comes first. No try is begun after it.
-async fn repeat_until<T>(
+async fn repeat_until<T, F: Future<Output = Attempt<T>>>(
     deadline: Instant,
     connection: &ConnectionId,
-    attempt: impl AsyncFn() -> Attempt<T>,
+    attempt: impl Fn() -> F,
 ) -> Option<T> {
     let mut pause = FIRST_PAUSE;
     while Instant::now() < deadline {

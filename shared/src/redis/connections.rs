@@ -135,7 +135,7 @@ impl Redis {
         let key = keys::connection(connection);
         let rooms: Vec<String> = self.link.query(redis::cmd("SMEMBERS").arg(&key), OPERATION).await?;
         stream::iter(rooms.into_iter().map(RoomId::from_store))
-            .map(|room| async move { self.unsubscribe(&room, std::slice::from_ref(connection)).await })
+            .map(|room| self.leave_owned(room, connection))
             .buffer_unordered(WIDTH)
             .try_collect::<()>()
             .await?;

@@ -284,6 +284,11 @@ impl Redis {
         self.unsubscribe(room, std::slice::from_ref(connection)).await
     }
 
+    // Takes the room along: a closure that is called with borrows makes futures that are not known to be `Send`.
+    pub(super) async fn leave_owned(&self, room: RoomId, connection: &ConnectionId) -> Result<()> {
+        self.leave(&room, connection).await
+    }
+
     /// Ends subscriptions.
     ///
     /// # Errors
@@ -399,19 +404,18 @@ impl Redis {
         connection: &ConnectionId,
         rooms: &[RoomId],
     ) -> Result<Vec<Option<Option<Position>>>> {
+        let rooms = stream::iter(rooms.to_vec());
+        rooms.map(|room| self.peek_at(connection, room)).buffered(WIDTH).try_collect().await
+    }
+
+    async fn peek_at(&self, connection: &ConnectionId, room: RoomId) -> Result<Option<Option<Position>>> {
         const OPERATION: &str = "looking for news";
-        stream::iter(rooms)
-            .map(async |room| {
-                let call = Call::of(&self.scripts.peek, [keys::head(room), keys::subscribers(room)]);
-                let answer: Vec<Value> = self.run(call.arg(connection.as_str()), OPERATION).await?;
-                let mut answer = Answer::new(answer, OPERATION);
-                let joined = answer.flag()?;
-                let last = answer.position()?;
-                Ok(joined.then_some(last))
-            })
-            .buffered(WIDTH)
-            .try_collect()
-            .await
+        let call = Call::of(&self.scripts.peek, [keys::head(&room), keys::subscribers(&room)]);
+        let answer: Vec<Value> = self.run(call.arg(connection.as_str()), OPERATION).await?;
+        let mut answer = Answer::new(answer, OPERATION);
+        let joined = answer.flag()?;
+        let last = answer.position()?;
+        Ok(joined.then_some(last))
     }
 
     /// What goes on in each of the rooms.
@@ -419,17 +423,15 @@ impl Redis {
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn room_summaries(&self, rooms: &[RoomId]) -> Result<Vec<RoomSummary>> {
+        stream::iter(rooms.to_vec()).map(|room| self.summarize(room)).buffered(WIDTH).try_collect().await
+    }
+
+    async fn summarize(&self, room: RoomId) -> Result<RoomSummary> {
         const OPERATION: &str = "reading what goes on in a room";
-        stream::iter(rooms)
-            .map(async |room| {
-                let call = Call::of(&self.scripts.summary, [keys::log(room), keys::online(room)]);
-                let answer: Vec<Value> = self.run(call, OPERATION).await?;
-                let mut answer = Answer::new(answer, OPERATION);
-                Ok(RoomSummary { last_message: answer.events(room)?.pop(), online: answer.next()? })
-            })
-            .buffered(WIDTH)
-            .try_collect()
-            .await
+        let call = Call::of(&self.scripts.summary, [keys::log(&room), keys::online(&room)]);
+        let answer: Vec<Value> = self.run(call, OPERATION).await?;
+        let mut answer = Answer::new(answer, OPERATION);
+        Ok(RoomSummary { last_message: answer.events(&room)?.pop(), online: answer.next()? })
     }
 
     /// Who is in a room: all of them by name, or any 200 if there are more; and how many in all.
