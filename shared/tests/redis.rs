@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use servers::RedisOptions;
+use redis::cluster::ClusterClient;
+use servers::{RedisCluster, RedisOptions};
 use shared::{
     Error,
     configuration::{Environment, RedisSection},
@@ -19,22 +20,51 @@ use shared::{
 };
 use uuid::Uuid;
 
-/// A store on a server of its own, and a plain connection to look behind it.
+/// A store on servers of its own, and a plain connection to look behind it.
 struct Store {
-    server: servers::Redis,
+    servers: Servers,
     redis: Redis,
-    raw: redis::aio::MultiplexedConnection,
+    raw: Raw,
+}
+
+enum Servers {
+    One(servers::Redis),
+    Cluster(RedisCluster),
+}
+
+enum Raw {
+    One(redis::aio::MultiplexedConnection),
+    Cluster(redis::cluster_async::ClusterConnection),
 }
 
 impl Store {
-    async fn start() -> Self {
+    async fn on_one_server() -> Self {
         let server = servers::Redis::start(RedisOptions::default()).await.expect("Redis starts");
         let raw = redis::Client::open(server.url()).expect("a URL").get_multiplexed_async_connection().await;
-        Self { redis: store(&server), raw: raw.expect("Redis answers"), server }
+        let redis = store([("REDIS_URL", &server.url())]);
+        Self { redis, raw: Raw::One(raw.expect("Redis answers")), servers: Servers::One(server) }
+    }
+
+    async fn on_a_cluster() -> Self {
+        let cluster = RedisCluster::start(3).await.expect("the cluster starts");
+        let raw = ClusterClient::new([cluster.url()]).expect("a URL").get_async_connection().await;
+        let redis = store([("REDIS_URL", &cluster.url()), ("REDIS_CLUSTER", "true")]);
+        Self {
+            redis,
+            raw: Raw::Cluster(raw.expect("the cluster answers")),
+            servers: Servers::Cluster(cluster),
+        }
     }
 
     async fn query<T: redis::FromRedisValue>(&mut self, command: &[&str]) -> T {
-        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut self.raw).await.expect("Redis answers")
+        let (name, arguments) = command.split_first().expect("a command has a name");
+        let mut command = redis::cmd(name);
+        command.arg(arguments);
+        match &mut self.raw {
+            Raw::One(connection) => command.query_async(connection).await,
+            Raw::Cluster(connection) => command.query_async(connection).await,
+        }
+        .expect("Redis answers")
     }
 
     async fn joined(&self, who: &Identity, connection: &str, resume: Resume) -> Joined {
@@ -52,15 +82,46 @@ impl Store {
     }
 }
 
-fn store(server: &servers::Redis) -> Redis {
-    let url: &'static str = Box::leak(server.url().into_boxed_str());
-    let ca: &'static str = match server.ca_file() {
-        Some(path) => Box::leak(path.to_string_lossy().into_owned().into_boxed_str()),
-        None => "",
-    };
-    let environment = Environment::of_table([("REDIS_URL", url), ("REDIS_CA_FILE", ca)]);
-    Redis::new(&environment.section::<RedisSection>().expect("the section is whole"))
-        .expect("the store is made")
+impl Servers {
+    async fn kill(&mut self) {
+        match self {
+            Self::One(server) => server.kill().await,
+            Self::Cluster(cluster) => cluster.kill().await,
+        }
+        .expect("Redis is killed");
+    }
+
+    async fn resume(&mut self) {
+        match self {
+            Self::One(server) => server.resume().await,
+            Self::Cluster(cluster) => cluster.resume().await,
+        }
+        .expect("Redis comes back");
+    }
+
+    fn freeze(&mut self) {
+        match self {
+            Self::One(server) => server.freeze(),
+            Self::Cluster(cluster) => cluster.freeze(),
+        }
+        .expect("Redis freezes");
+    }
+
+    fn thaw(&mut self) {
+        match self {
+            Self::One(server) => server.thaw(),
+            Self::Cluster(cluster) => cluster.thaw(),
+        }
+        .expect("Redis thaws");
+    }
+}
+
+/// A store as a function with these variables makes it.
+fn store<const N: usize>(variables: [(&'static str, &str); N]) -> Redis {
+    // Nobody else needs the table's values to live as long as the program.
+    let variables = variables.map(|(name, value)| (name, &*value.to_owned().leak()));
+    let section = Environment::of_table(variables).section::<RedisSection>();
+    Redis::new(&section.expect("the section is whole")).expect("the store is made")
 }
 
 fn room() -> RoomId {
@@ -103,9 +164,53 @@ fn after(position: Position) -> Resume {
     Resume::After { position, generation: None }
 }
 
-#[tokio::test]
-async fn a_window_lets_exactly_its_count_through_and_tells_exactly_when_the_next_one_passes() {
-    let store = Store::start().await;
+/// Runs each of these on one server and on a cluster, in a test of its own.
+macro_rules! on_one_server_and_on_a_cluster {
+    ($($name:ident)*) => {
+        mod on_one_server {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Store::on_one_server().await).await;
+            })*
+        }
+        mod on_a_cluster {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Store::on_a_cluster().await).await;
+            })*
+        }
+    };
+}
+
+on_one_server_and_on_a_cluster! {
+    a_window_lets_exactly_its_count_through_and_tells_exactly_when_the_next_one_passes
+    an_unlimited_rate_asks_nobody
+    a_repeated_send_passes_the_throttle_uncounted_five_times
+    a_user_has_so_many_connections_and_lost_ones_give_way_by_age
+    ending_sessions_ends_theirs_and_no_others
+    a_ticket_opens_once
+    every_event_tells_the_position_before_it
+    a_repeat_gets_the_first_place_and_the_first_text
+    who_has_not_joined_neither_writes_nor_reads
+    the_list_of_subscribers_is_sent_only_when_it_has_changed
+    a_resume_gets_what_came_since_or_a_reset
+    a_page_has_no_seam_in_either_direction
+    a_log_that_lost_its_newest_part_gets_a_new_generation
+    a_resume_from_before_redis_was_lost_is_a_reset_also_without_the_generation
+    a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live
+    a_page_is_bounded_by_bytes_as_well_as_by_count
+    a_user_with_two_connections_is_online_until_both_have_left
+    a_member_who_is_removed_during_a_join_does_not_get_in
+    nobody_gets_into_a_room_that_has_ended
+    a_connection_that_is_forgotten_leaves_no_key_behind
+    ending_sessions_answers_their_connections_until_they_are_forgotten
+    a_connection_that_was_forgotten_is_not_brought_back_by_its_last_frames
+    news_are_told_only_of_rooms_that_were_joined
+    while_redis_is_away_everything_is_unavailable_and_works_again_after
+    a_frozen_redis_is_unavailable_within_seconds
+}
+
+async fn a_window_lets_exactly_its_count_through_and_tells_exactly_when_the_next_one_passes(store: Store) {
     let rates = rates("5/second,1000/hour");
     for call in 0..5 {
         store
@@ -129,16 +234,12 @@ async fn a_window_lets_exactly_its_count_through_and_tells_exactly_when_the_next
     assert!(refused.elapsed() < Duration::from_secs(30));
 }
 
-#[tokio::test]
-async fn an_unlimited_rate_asks_nobody() {
-    let mut store = Store::start().await;
-    store.server.stop().await.expect("Redis stops");
+async fn an_unlimited_rate_asks_nobody(mut store: Store) {
+    store.servers.kill().await;
     store.redis.throttle("login", "ada", &rates("unlimited")).await.expect("passes without Redis");
 }
 
-#[tokio::test]
-async fn a_repeated_send_passes_the_throttle_uncounted_five_times() {
-    let store = Store::start().await;
+async fn a_repeated_send_passes_the_throttle_uncounted_five_times(store: Store) {
     let (who, connection, rates) = (ada(), ConnectionId::new("c1="), rates("1/hour"));
     store.redis.record_connection(&connection, &who, 20).await.expect("is recorded");
     let event = Some(message(&who, "1", "hi").event);
@@ -150,9 +251,7 @@ async fn a_repeated_send_passes_the_throttle_uncounted_five_times() {
     assert!(matches!(admit(None).await, Err(Error::Throttled { .. })), "another frame passes");
 }
 
-#[tokio::test]
-async fn a_user_has_so_many_connections_and_lost_ones_give_way_by_age() {
-    let mut store = Store::start().await;
+async fn a_user_has_so_many_connections_and_lost_ones_give_way_by_age(mut store: Store) {
     let who = ada();
     for connection in ["c1=", "c2=", "c2="] {
         store.redis.record_connection(&ConnectionId::new(connection), &who, 2).await.expect("is recorded");
@@ -171,46 +270,37 @@ async fn a_user_has_so_many_connections_and_lost_ones_give_way_by_age() {
     assert_eq!(left, ["c2=", "c3="]);
 }
 
-#[tokio::test]
-async fn ending_sessions_ends_theirs_and_no_others() {
-    let store = Store::start().await;
+async fn ending_sessions_ends_theirs_and_no_others(store: Store) {
     let (phone, laptop) = (person(1, "phone"), person(1, "laptop"));
-    let connect = async || {
-        for (connection, who) in [("p1=", &phone), ("p2=", &phone), ("l1=", &laptop)] {
-            store
-                .redis
-                .record_connection(&ConnectionId::new(connection), who, 20)
-                .await
-                .expect("is recorded");
-        }
-    };
-    let end = async |sessions: &[TokenHash]| {
-        let ended = store.redis.end_sessions(phone.user, sessions).await.expect("ends");
-        let mut ended: Vec<_> = ended.iter().map(|connection| connection.as_str().to_owned()).collect();
-        ended.sort();
-        ended
-    };
-    connect().await;
-    assert_eq!(end(&[phone.session]).await, ["p1=", "p2="]);
+    for (connection, who) in [("p1=", &phone), ("p2=", &phone), ("l1=", &laptop)] {
+        store.redis.record_connection(&ConnectionId::new(connection), who, 20).await.expect("is recorded");
+    }
     let unlimited = rates("unlimited");
     let admit = async |connection: &str| {
-        store
-            .redis
-            .admit(&ConnectionId::new(connection), phone.user, "other", &unlimited, None)
-            .await
-            .expect("answers")
+        let connection = ConnectionId::new(connection);
+        store.redis.admit(&connection, phone.user, "other", &unlimited, None).await.expect("answers")
     };
-    assert_eq!(admit("p1=").await, Admission::Unknown);
+    let none = TokenHash::of("none");
+    assert_eq!(ended(&store, &[none]).await, [""; 0]);
+    assert_eq!(admit("p1=").await, Admission::Admitted);
+    assert_eq!(ended(&store, &[phone.session]).await, ["p1=", "p2="]);
+    assert_eq!((admit("p1=").await, admit("p2=").await), (Admission::Ended, Admission::Ended));
     assert_eq!(admit("l1=").await, Admission::Admitted);
-    connect().await;
-    assert_eq!(end(&[laptop.session, TokenHash::of("none")]).await, ["l1="]);
-    connect().await;
-    assert_eq!(end(&[phone.session, laptop.session]).await, ["l1=", "p1=", "p2="]);
+    assert_eq!(admit("other=").await, Admission::Unknown);
+    assert_eq!(ended(&store, &[none, laptop.session]).await, ["l1="]);
+    assert_eq!(admit("l1=").await, Admission::Ended);
+    assert_eq!(ended(&store, &[phone.session, laptop.session]).await, ["l1=", "p1=", "p2="]);
 }
 
-#[tokio::test]
-async fn a_ticket_opens_once() {
-    let mut store = Store::start().await;
+/// Ends sessions of Ada's: their connections, sorted.
+async fn ended(store: &Store, sessions: &[TokenHash]) -> Vec<String> {
+    let ended = store.redis.end_sessions(ada().user, sessions).await.expect("ends");
+    let mut ended: Vec<_> = ended.iter().map(|connection| connection.as_str().to_owned()).collect();
+    ended.sort();
+    ended
+}
+
+async fn a_ticket_opens_once(mut store: Store) {
     let (ticket, who) = (TokenHash::of("ticket"), ada());
     store.redis.issue_ticket(&ticket, &who).await.expect("is issued");
     let left: u64 = store.query(&["TTL", &format!("ticket:{{{ticket}}}")]).await;
@@ -219,9 +309,7 @@ async fn a_ticket_opens_once() {
     assert_eq!(store.redis.redeem_ticket(&ticket).await.expect("answers"), None);
 }
 
-#[tokio::test]
-async fn every_event_tells_the_position_before_it() {
-    let store = Store::start().await;
+async fn every_event_tells_the_position_before_it(store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
     let mut previous = None;
     for id in ["1", "2", "3"] {
@@ -238,9 +326,7 @@ async fn every_event_tells_the_position_before_it() {
     assert_eq!(joined.online, 2);
 }
 
-#[tokio::test]
-async fn a_repeat_gets_the_first_place_and_the_first_text() {
-    let store = Store::start().await;
+async fn a_repeat_gets_the_first_place_and_the_first_text(store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
     store.post(&ada(), "a=", "0", None).await;
     let first = store.post(&ada(), "a=", "1", None).await;
@@ -255,9 +341,7 @@ async fn a_repeat_gets_the_first_place_and_the_first_text() {
     assert_eq!(texts(&page.events), ["0", "1", "2"]);
 }
 
-#[tokio::test]
-async fn who_has_not_joined_neither_writes_nor_reads() {
-    let store = Store::start().await;
+async fn who_has_not_joined_neither_writes_nor_reads(store: Store) {
     let connection = ConnectionId::new("a=");
     let post = store.redis.post(&room(), &connection, &message(&ada(), "1", "hi"), None).await;
     assert!(matches!(post, Err(Error::NotJoined)), "{post:?}");
@@ -265,9 +349,7 @@ async fn who_has_not_joined_neither_writes_nor_reads() {
     assert!(matches!(page, Err(Error::NotJoined)), "{page:?}");
 }
 
-#[tokio::test]
-async fn the_list_of_subscribers_is_sent_only_when_it_has_changed() {
-    let store = Store::start().await;
+async fn the_list_of_subscribers_is_sent_only_when_it_has_changed(store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
     store.joined(&bob(), "b=", Resume::Newest).await;
     let first = store.post(&ada(), "a=", "1", None).await;
@@ -283,9 +365,7 @@ async fn the_list_of_subscribers_is_sent_only_when_it_has_changed() {
     assert_eq!(subscribers.iter().map(|s| s.connection.as_str()).collect::<Vec<_>>(), ["a="]);
 }
 
-#[tokio::test]
-async fn a_resume_gets_what_came_since_or_a_reset() {
-    let store = Store::start().await;
+async fn a_resume_gets_what_came_since_or_a_reset(store: Store) {
     let start = store.joined(&ada(), "a=", Resume::Newest).await;
     let mut positions = Vec::new();
     for number in 0..120 {
@@ -309,9 +389,7 @@ async fn a_resume_gets_what_came_since_or_a_reset() {
     }
 }
 
-#[tokio::test]
-async fn a_page_has_no_seam_in_either_direction() {
-    let store = Store::start().await;
+async fn a_page_has_no_seam_in_either_direction(store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
     for number in 0..25 {
         store.post(&ada(), "a=", &number.to_string(), None).await;
@@ -350,9 +428,7 @@ async fn a_page_has_no_seam_in_either_direction() {
     }
 }
 
-#[tokio::test]
-async fn a_log_that_lost_its_newest_part_gets_a_new_generation() {
-    let mut store = Store::start().await;
+async fn a_log_that_lost_its_newest_part_gets_a_new_generation(mut store: Store) {
     let first = store.joined(&ada(), "a=", Resume::Newest).await;
     assert!(!first.forgotten, "a new room has nothing to forget");
     store.post(&ada(), "a=", "1", None).await;
@@ -387,9 +463,7 @@ async fn a_log_that_lost_its_newest_part_gets_a_new_generation() {
     assert!(!store.joined(&ada(), "a=", Resume::Newest).await.forgotten);
 }
 
-#[tokio::test]
-async fn a_resume_from_before_redis_was_lost_is_a_reset_also_without_the_generation() {
-    let mut store = Store::start().await;
+async fn a_resume_from_before_redis_was_lost_is_a_reset_also_without_the_generation(mut store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
     let before = store.post(&ada(), "a=", "1", None).await.position;
     let _: String = store.query(&["FLUSHALL"]).await;
@@ -400,9 +474,7 @@ async fn a_resume_from_before_redis_was_lost_is_a_reset_also_without_the_generat
     assert!(!store.joined(&ada(), "a=", after(Position::BEGINNING)).await.reset);
 }
 
-#[tokio::test]
-async fn a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live() {
-    let mut store = Store::start().await;
+async fn a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live(mut store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
     store.joined(&bob(), "b=", Resume::Newest).await;
     let ghost = format!("{} 1000000000", bob().user);
@@ -414,9 +486,7 @@ async fn a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live
     assert_eq!(left, ["a="]);
 }
 
-#[tokio::test]
-async fn a_page_is_bounded_by_bytes_as_well_as_by_count() {
-    let store = Store::start().await;
+async fn a_page_is_bounded_by_bytes_as_well_as_by_count(store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
     let connection = ConnectionId::new("a=");
     for number in 0..40 {
@@ -432,9 +502,7 @@ async fn a_page_is_bounded_by_bytes_as_well_as_by_count() {
     assert!(resumed.more && resumed.events[0].text.as_str().starts_with("0 "));
 }
 
-#[tokio::test]
-async fn a_user_with_two_connections_is_online_until_both_have_left() {
-    let store = Store::start().await;
+async fn a_user_with_two_connections_is_online_until_both_have_left(store: Store) {
     for (who, connection) in [(ada(), "a1="), (ada(), "a2="), (bob(), "b=")] {
         store.joined(&who, connection, Resume::Newest).await;
         store.joined(&who, connection, Resume::Newest).await;
@@ -452,9 +520,7 @@ async fn a_user_with_two_connections_is_online_until_both_have_left() {
     assert_eq!(names().await, (vec!["Bob Smith".to_owned()], 1));
 }
 
-#[tokio::test]
-async fn a_member_who_is_removed_during_a_join_does_not_get_in() {
-    let store = Store::start().await;
+async fn a_member_who_is_removed_during_a_join_does_not_get_in(store: Store) {
     let (who, connection) = (ada(), ConnectionId::new("a="));
     let join = async |access: &str| {
         store
@@ -473,9 +539,7 @@ async fn a_member_who_is_removed_during_a_join_does_not_get_in() {
     assert!(matches!(post, Err(Error::NotJoined)), "{post:?}");
 }
 
-#[tokio::test]
-async fn nobody_gets_into_a_room_that_has_ended() {
-    let store = Store::start().await;
+async fn nobody_gets_into_a_room_that_has_ended(store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
     store.post(&ada(), "a=", "1", None).await;
     store.redis.end_room(&room()).await.expect("ends");
@@ -486,9 +550,7 @@ async fn nobody_gets_into_a_room_that_has_ended() {
     assert!(store.redis.page(&room(), Cursor::Newest, 50).await.expect("is read").events.is_empty());
 }
 
-#[tokio::test]
-async fn a_connection_that_is_forgotten_leaves_no_key_behind() {
-    let mut store = Store::start().await;
+async fn a_connection_that_is_forgotten_leaves_no_key_behind(mut store: Store) {
     let connection = ConnectionId::new("a=");
     store.redis.record_connection(&connection, &ada(), 20).await.expect("is recorded");
     store.joined(&ada(), "a=", Resume::Newest).await;
@@ -502,9 +564,44 @@ async fn a_connection_that_is_forgotten_leaves_no_key_behind() {
     assert!(matches!(back, Err(Error::Unauthorized(_))), "{back:?}");
 }
 
-#[tokio::test]
-async fn news_are_told_only_of_rooms_that_were_joined() {
-    let store = Store::start().await;
+async fn ending_sessions_answers_their_connections_until_they_are_forgotten(store: Store) {
+    let (who, unlimited) = (ada(), rates("unlimited"));
+    let connections = [ConnectionId::new("c1="), ConnectionId::new("c2=")];
+    for connection in &connections {
+        store.redis.record_connection(connection, &who, 20).await.expect("is recorded");
+    }
+    for _ in 0..3 {
+        assert_eq!(
+            ended(&store, &[who.session]).await,
+            ["c1=", "c2="],
+            "the one who asked before may not have got to them"
+        );
+        for connection in &connections {
+            let admission = store.redis.admit(connection, who.user, "other", &unlimited, None).await;
+            assert_eq!(admission.expect("answers"), Admission::Ended);
+            assert!(!store.redis.is_connected(connection, who.user).await.expect("answers"));
+            // A frame that was under way when its session ended.
+            store.redis.record_connection(connection, &who, 20).await.expect("answers");
+        }
+    }
+    store.redis.forget_connection(&connections[0], who.user).await.expect("is forgotten");
+    assert_eq!(ended(&store, &[who.session]).await, ["c2="]);
+    store.redis.forget_connection(&connections[1], who.user).await.expect("is forgotten");
+    assert_eq!(ended(&store, &[who.session]).await, [""; 0]);
+}
+
+async fn a_connection_that_was_forgotten_is_not_brought_back_by_its_last_frames(store: Store) {
+    let (who, connection) = (ada(), ConnectionId::new("a="));
+    store.redis.record_connection(&connection, &who, 20).await.expect("is recorded");
+    store.redis.forget_connection(&connection, who.user).await.expect("is forgotten");
+    let back = store.redis.record_connection(&connection, &who, 20).await;
+    assert!(matches!(back, Err(Error::Unauthorized(_))), "{back:?}");
+    let admission = store.redis.admit(&connection, who.user, "other", &rates("unlimited"), None).await;
+    assert_eq!(admission.expect("answers"), Admission::Unknown);
+    store.redis.record_connection(&ConnectionId::new("b="), &who, 20).await.expect("another one is");
+}
+
+async fn news_are_told_only_of_rooms_that_were_joined(store: Store) {
     let (joined, other) = (room(), RoomId::parse("other").expect("is an id"));
     let connection = ConnectionId::new("a=");
     store.joined(&ada(), "a=", Resume::Newest).await;
@@ -521,16 +618,14 @@ async fn news_are_told_only_of_rooms_that_were_joined() {
     assert!(summaries[1].last_message.is_none());
 }
 
-#[tokio::test]
-async fn while_redis_is_away_everything_is_unavailable_and_works_again_after() {
-    let mut store = Store::start().await;
+async fn while_redis_is_away_everything_is_unavailable_and_works_again_after(mut store: Store) {
     store.redis.ping().await.expect("answers");
-    store.server.kill().await.expect("Redis is killed");
+    store.servers.kill().await;
     for _ in 0..3 {
         let answer = store.redis.throttle("login", "ada", &rates("5/second")).await;
         assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
     }
-    store.server.resume().await.expect("Redis comes back");
+    store.servers.resume().await;
     let deadline = Instant::now() + Duration::from_secs(30);
     while let Err(error) = store.redis.throttle("login", "ada", &rates("5/second")).await {
         assert!(matches!(error, Error::Unavailable { .. }) && Instant::now() < deadline, "{error}");
@@ -539,13 +634,11 @@ async fn while_redis_is_away_everything_is_unavailable_and_works_again_after() {
     store.joined(&ada(), "a=", Resume::Newest).await;
 }
 
-#[tokio::test]
-async fn a_frozen_redis_is_unavailable_within_seconds() {
-    let mut store = Store::start().await;
+async fn a_frozen_redis_is_unavailable_within_seconds(mut store: Store) {
     store.redis.ping().await.expect("answers");
-    store.server.freeze().expect("freezes");
+    store.servers.freeze();
     let answer = store.redis.ping().await;
-    store.server.thaw().expect("thaws");
+    store.servers.thaw();
     assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
 }
 
@@ -553,13 +646,12 @@ async fn a_frozen_redis_is_unavailable_within_seconds() {
 async fn redis_is_spoken_to_over_tls_with_a_certificate_that_was_checked() {
     let server =
         servers::Redis::start(RedisOptions { tls: true, ..RedisOptions::default() }).await.expect("starts");
-    let redis = store(&server);
+    let authority = server.ca_file().expect("it speaks TLS").to_string_lossy().into_owned();
+    let redis = store([("REDIS_URL", &server.url()), ("REDIS_CA_FILE", &authority)]);
     redis.ping().await.expect("answers over TLS");
     redis.throttle("login", "ada", &rates("5/second")).await.expect("scripts run over TLS");
 
-    let url: &'static str = Box::leak(server.url().into_boxed_str());
-    let environment = Environment::of_table([("REDIS_URL", url)]);
-    let strangers = Redis::new(&environment.section::<RedisSection>().expect("is whole")).expect("is made");
+    let strangers = store([("REDIS_URL", &server.url())]);
     let answer = strangers.ping().await;
     assert!(matches!(answer, Err(Error::Unavailable { .. })), "an unknown authority was trusted: {answer:?}");
 }
