@@ -28,7 +28,7 @@ struct Store {
 }
 
 enum Servers {
-    One(servers::Redis),
+    One(Box<servers::Redis>),
     Cluster(RedisCluster),
 }
 
@@ -42,7 +42,7 @@ impl Store {
         let server = servers::Redis::start(RedisOptions::default()).await.expect("Redis starts");
         let raw = redis::Client::open(server.url()).expect("a URL").get_multiplexed_async_connection().await;
         let redis = store([("REDIS_URL", &server.url())]);
-        Self { redis, raw: Raw::One(raw.expect("Redis answers")), servers: Servers::One(server) }
+        Self { redis, raw: Raw::One(raw.expect("Redis answers")), servers: Servers::One(Box::new(server)) }
     }
 
     async fn on_a_cluster() -> Self {
