@@ -95,8 +95,8 @@ impl Join {
     fn reply(self, joined: Joined) -> Result<Reply> {
         let resumed = matches!(self.resume, Resume::After { .. }) && !joined.reset;
         let keep = if resumed { Keep::Oldest } else { Keep::Newest };
-        let (events, cut) = cut_to_size(joined.events, keep)
-            .map_err(|cause| Error::internal("replying to a join", cause))?;
+        let (events, cut) =
+            cut_to_size(joined.events, keep).map_err(|cause| Error::internal("replying to a join", cause))?;
         Ok(Reply::Joined {
             room: self.room,
             generation: joined.generation,
