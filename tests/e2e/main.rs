@@ -2,6 +2,7 @@
 
 mod accounts;
 mod bad_input;
+mod cluster;
 mod connections;
 mod first_path;
 mod history;

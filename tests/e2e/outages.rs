@@ -298,3 +298,56 @@ async fn functions_that_start_while_everything_is_away_live_and_work_when_it_is_
         })
         .await;
 }
+
+#[tokio::test]
+async fn a_log_out_that_failed_half_way_closes_the_sockets_when_it_is_repeated() {
+    TestApp::run(async |app| {
+        app.expect_failures();
+        let (room, (ada, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+        let log_out = async || ada.call(http::Method::POST, "/logout").send().await;
+        // Redis ends the session and then refuses the clean-up, and the gateway closes nothing.
+        app.aws.faults(&json!({"management": {"status": 500}})).await.expect("faults are set");
+        let allow = async |rule: &str| {
+            let mut command = redis::cmd("ACL");
+            command.arg(&["SETUSER", "default", rule]);
+            command.query_async::<()>(&mut app.redis().await).await.expect("Redis answers");
+        };
+        allow("-smembers").await;
+        for _ in 0..2 {
+            log_out().await.refused(503, "unavailable");
+        }
+        allow("+smembers").await;
+        app.aws.faults(&json!({})).await.expect("faults are cleared");
+        ada.get("/me").await.refused(401, "unauthorized");
+
+        log_out().await.expect(204);
+        assert_eq!(at_ada.closed().await, 1000);
+        log_out().await.refused(401, "unauthorized");
+        assert_eq!(at_bob.join(&room).await["online"], 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_join_that_comes_after_the_end_of_its_connection_leaves_nothing_behind() {
+    TestApp::run(async |app| {
+        let (room, (ada, _), (_, mut at_bob)) = app.two_in_a_room().await;
+        let other = ada.make_public_room().await;
+        let mut late = ada.connect().await;
+        let faults = json!({"delay_invoke_ms": {"function": "message", "ms": 1_000}});
+        app.aws.faults(&faults).await.expect("faults are set");
+        late.post(&json!({"action": "join", "room": other, "ref": "late"})).await;
+        late.close().await;
+        eventually("the join was handled", async || {
+            let log = app.aws.log();
+            let of_join = |line: &Value| line["action"] == "join" && line["room"] == other.as_str();
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if lines.any(|line| of_join(&line)) { Ok(()) } else { Err(log) }
+        })
+        .await;
+        app.aws.faults(&json!({})).await.expect("faults are cleared");
+        assert_eq!(at_bob.join(&room).await["online"], 1, "Ada's other line was cut");
+        assert_eq!(at_bob.join(&other).await["online"], 1, "nobody is in there but Bob");
+    })
+    .await;
+}

@@ -2,7 +2,11 @@
 
 use redis::AsyncCommands;
 use serde_json::json;
-use tests::{chat::texts_of, test_app::TestApp, user::text};
+use tests::{
+    chat::texts_of,
+    test_app::{TestApp, eventually},
+    user::text,
+};
 
 async fn subscribers(app: &TestApp, room: &str) -> usize {
     app.redis().await.hlen(format!("room:{{{room}}}:subscribers")).await.expect("Redis answers")
@@ -31,20 +35,35 @@ async fn a_receiver_that_is_gone_without_a_word_is_forgotten_by_the_next_message
 
 #[tokio::test]
 async fn a_push_that_is_refused_for_a_while_is_tried_again() {
-    TestApp::run(async |app| {
-        app.expect_failures();
-        let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
-        for status in [429, 500, 503] {
-            let faults = json!({"management": {"status": status, "share": 0.5}});
-            app.aws.faults(&faults).await.expect("faults are set");
-            for n in 0..5 {
-                let ack = at_ada.send(&room, &format!("Against {status}, number {n}")).await;
-                assert_eq!(at_bob.push().await["event"], ack["event"]);
+    // Longer than the test needs to see two refusals.
+    TestApp::with([("PUSH_BUDGET_MS", "20000")])
+        .run(async |app| {
+            app.expect_failures();
+            let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+            for status in [429, 500, 503] {
+                let faults = json!({"management": {"status": status}});
+                app.aws.faults(&faults).await.expect("faults are set");
+                let words = format!("Against {status}, until it gives way");
+                at_ada.post(&json!({"action": "send", "room": room, "text": words})).await;
+                eventually("the push was refused twice", async || {
+                    let refused = pushes_answered(app, status);
+                    if 2 <= refused { Ok(()) } else { Err(format!("{refused} times {status}")) }
+                })
+                .await;
+                app.aws.faults(&json!({})).await.expect("faults are cleared");
+                assert_eq!(at_bob.push().await["text"], words);
+                let ack = at_ada.reply().await;
+                assert_eq!(ack["type"], "ack", "{ack}");
             }
-        }
-        app.aws.faults(&json!({})).await.expect("faults are cleared");
-    })
-    .await;
+        })
+        .await;
+}
+
+/// How many posts to connections the gateway has answered with this status.
+fn pushes_answered(app: &TestApp, status: u16) -> usize {
+    let is_one = |line: &serde_json::Value| line["api"] == "management" && line["status"] == status;
+    let lines = app.aws.log();
+    lines.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(is_one).count()
 }
 
 #[tokio::test]
@@ -111,22 +130,44 @@ async fn a_push_that_got_lost_shows_as_a_gap_at_the_next_one() {
 
 #[tokio::test]
 async fn a_function_that_is_killed_in_mid_send_loses_nothing_that_was_acked() {
-    TestApp::run(async |app| {
-        app.expect_failures();
-        let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
-        app.aws
-            .faults(&json!({"kill": {"function": "message", "share": 0.4, "after_ms": 1}}))
-            .await
-            .expect("faults are set");
-        for n in 0..12 {
-            let send = json!({"action": "send", "room": room, "text": format!("{n}"), "id": format!("{n}")});
-            // The sender repeats with the same id until there is an ack, as clients do.
-            while !at_ada.ask_unreliably(&send).await {}
-        }
-        app.aws.faults(&json!({})).await.expect("faults are cleared");
-        let history = at_bob.join_after(&room, "0-0").await;
-        let expected: Vec<_> = (0..12).map(|n| n.to_string()).collect();
-        assert_eq!(texts_of(&history), expected, "each once, in the order of the acks");
-    })
-    .await;
+    /// So many sends are cut off between the log and the ack, the one place where a repeat has something to find.
+    const CUT_OFF: u64 = 3;
+    TestApp::with([("PUSH_BUDGET_MS", "20000")])
+        .run(async |app| {
+            app.expect_failures();
+            let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
+            let (mut sent, mut cut_off, mut after_ms) = (0, 0, 0);
+            while cut_off < CUT_OFF {
+                // The push holds up the ack far longer than the function lives. Where it is killed before that is for
+                // chance to say, so it lives longer each time until it gets as far as the log.
+                let faults = json!({
+                    "kill": {"function": "message", "after_ms": after_ms},
+                    "management": {"delay_ms": 20_000},
+                });
+                app.aws.faults(&faults).await.expect("faults are set");
+                let number = sent.to_string();
+                let send = json!({"action": "send", "room": room, "text": number, "id": number});
+                assert!(!at_ada.ask_unreliably(&send).await, "killed after {after_ms} ms, it has answered");
+                app.aws.faults(&json!({})).await.expect("faults are cleared");
+                if logged(app, &room).await == sent {
+                    after_ms = after_ms * 2 + 1;
+                    assert!(after_ms < 10_000, "the function never gets as far as the log");
+                } else {
+                    cut_off += 1;
+                }
+                // The sender repeats with the same id until there is an ack, as clients do.
+                assert!(at_ada.ask_unreliably(&send).await, "nobody kills it any more");
+                sent += 1;
+            }
+            assert_eq!(logged(app, &room).await, sent);
+            let history = at_bob.join_after(&room, "0-0").await;
+            let expected: Vec<_> = (0..sent).map(|number| number.to_string()).collect();
+            assert_eq!(texts_of(&history), expected, "each once, in the order of the acks");
+        })
+        .await;
+}
+
+/// How many events are in a room's log.
+async fn logged(app: &TestApp, room: &str) -> u64 {
+    app.redis().await.xlen(format!("room:{{{room}}}:log")).await.expect("Redis answers")
 }

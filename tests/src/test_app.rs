@@ -9,7 +9,7 @@ use std::{
 use futures::FutureExt;
 use redis::AsyncCommands;
 use serde_json::Value;
-use servers::{Postgres, PostgresOptions, Redis, RedisOptions};
+use servers::{Postgres, PostgresOptions, Redis, RedisCluster, RedisOptions};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ use crate::{
     api::{Api, PATIENCE},
     ledger::Ledger,
     local_aws::{self, LocalAws, workspace_dir},
+    redis_server::{RedisConnection, RedisServer},
     user::User,
 };
 
@@ -30,7 +31,7 @@ pub struct TestApp {
     /// The Postgres server. Tests that stop it ask for one of their own with [`Setup::own_postgres`].
     pub postgres: Database,
     /// The Redis of this test alone.
-    pub redis: Redis,
+    pub redis: RedisServer,
     ledger: Ledger,
     expected: Expected,
 }
@@ -55,6 +56,7 @@ pub struct Setup {
     variables: Vec<(String, String)>,
     own_postgres: bool,
     redis_tls: bool,
+    redis_cluster: bool,
 }
 
 impl Setup {
@@ -74,6 +76,12 @@ impl Setup {
     /// Gives the test a Redis that speaks TLS only, with a certificate that no system trusts.
     pub fn redis_tls(mut self) -> Self {
         self.redis_tls = true;
+        self
+    }
+
+    /// Gives the test a Redis Cluster of three masters.
+    pub fn redis_cluster(mut self) -> Self {
+        self.redis_cluster = true;
         self
     }
 
@@ -112,14 +120,15 @@ impl TestApp {
 
     async fn start(setup: Setup) -> Self {
         let postgres = Database::create(setup.own_postgres).await;
-        let options = RedisOptions { tls: setup.redis_tls, ..RedisOptions::default() };
-        let redis = Redis::start(options).await.expect("Redis starts");
+        let redis = if setup.redis_cluster {
+            RedisServer::Cluster(RedisCluster::start(3).await.expect("the cluster starts"))
+        } else {
+            let options = RedisOptions { tls: setup.redis_tls, ..RedisOptions::default() };
+            RedisServer::One(Box::new(Redis::start(options).await.expect("Redis starts")))
+        };
         let mut variables = setup.variables;
-        if let Some(authority) = redis.ca_file() {
-            variables.push(("REDIS_CA_FILE".to_owned(), authority.to_string_lossy().into_owned()));
-        }
         variables.push(("DATABASE_URL".to_owned(), postgres.url()));
-        variables.push(("REDIS_URL".to_owned(), redis.url()));
+        variables.extend(redis.variables());
         let template = local_aws::Setup::new(workspace_dir().join("template.yaml"));
         let aws = variables.iter().fold(template, |setup, (name, value)| setup.variable(name, value));
         let aws = aws.start().await.expect("the local AWS starts");
@@ -152,19 +161,8 @@ impl TestApp {
     }
 
     /// A connection to this test's Redis.
-    pub async fn redis(&self) -> redis::aio::MultiplexedConnection {
-        let client = match self.redis.ca_file() {
-            None => redis::Client::open(self.redis.url()),
-            Some(authority) => {
-                let root_cert = Some(std::fs::read(authority).expect("the certificate is there"));
-                redis::Client::build_with_tls(
-                    self.redis.url(),
-                    redis::TlsCertificates { client_tls: None, root_cert },
-                )
-            }
-        };
-        let client = client.expect("the URL is Redis'");
-        client.get_multiplexed_async_connection().await.expect("Redis answers")
+    pub async fn redis(&self) -> RedisConnection {
+        self.redis.connect().await
     }
 
     /// The keys in Redis that match a pattern.

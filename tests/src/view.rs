@@ -1,6 +1,6 @@
 //! A room as a client keeps it: the rules by which it puts together what it is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -17,7 +17,8 @@ pub struct View {
     events: BTreeMap<Place, Value>,
     names: BTreeMap<String, Place>,
     last: Option<Place>,
-    gaps: usize,
+    found: BTreeSet<String>,
+    pushed: BTreeMap<String, usize>,
 }
 
 impl View {
@@ -28,7 +29,8 @@ impl View {
             events: BTreeMap::new(),
             names: BTreeMap::new(),
             last: None,
-            gaps: 0,
+            found: BTreeSet::new(),
+            pushed: BTreeMap::new(),
         };
         let joined = chat.join_after(room, "0-0").await;
         assert_eq!(joined["reset"], false, "{joined}");
@@ -36,42 +38,55 @@ impl View {
         if joined["more"] == true {
             view.catch_up(chat).await;
         }
+        let position = joined["position"].as_str().and_then(parse_position);
+        let was_there = view.names.iter().filter(|(_, place)| Some(**place) <= position);
+        view.found = was_there.map(|(name, _)| name.clone()).collect();
         view
     }
 
-    /// Waits until the event of this name is in the picture.
-    pub async fn wait_for(&mut self, chat: &mut Chat, event: &str) {
-        loop {
-            let pushes = chat.take_pushes();
-            for push in pushes {
-                if push["room"] == self.room.as_str() && push["type"] == "message" {
-                    self.apply(chat, push).await;
-                }
-            }
-            if self.names.contains_key(event) {
-                return;
-            }
-            chat.receive().await;
-        }
+    /// Takes in what was pushed up to now, and an event of one's own by its ack.
+    pub async fn follow(&mut self, chat: &mut Chat, ack: &Value) {
+        let pushes = chat.take_pushes();
+        self.apply_pushes(chat, pushes).await;
+        self.apply(chat, ack.clone()).await;
+    }
+
+    /// Takes in everything that the gateway was given for this connection before now.
+    pub async fn settle(&mut self, chat: &mut Chat) {
+        let pushes = chat.pushed_before_now().await;
+        self.apply_pushes(chat, pushes).await;
     }
 
     /// The names of the events, in the room's order.
     pub fn names(&self) -> Vec<&str> {
-        self.events.values().map(|event| event["event"].as_str().expect("an event has a name")).collect()
+        self.events.values().map(name_of).collect()
     }
 
-    /// How often something was missing and had to be read.
-    pub fn gaps(&self) -> usize {
-        self.gaps
+    /// The events that were there when the room was joined. Later ones have to be pushed.
+    pub fn found(&self) -> &BTreeSet<String> {
+        &self.found
+    }
+
+    /// How often an event was pushed. Reading fills gaps, and what is known already changes nothing: only this shows
+    /// what was never pushed, and what was pushed twice.
+    pub fn times_pushed(&self, event: &str) -> usize {
+        self.pushed.get(event).copied().unwrap_or_default()
+    }
+
+    async fn apply_pushes(&mut self, chat: &mut Chat, pushes: impl IntoIterator<Item = Value>) {
+        for push in pushes {
+            if push["room"] == self.room.as_str() && push["type"] == "message" {
+                *self.pushed.entry(name_of(&push).to_owned()).or_default() += 1;
+                self.apply(chat, push).await;
+            }
+        }
     }
 
     async fn apply(&mut self, chat: &mut Chat, event: Value) {
         let previous = event["previous"].as_str().and_then(parse_position);
-        let known = self.names.contains_key(event["event"].as_str().expect("an event has a name"));
-        if known || previous <= self.last {
+        if self.names.contains_key(name_of(&event)) || previous <= self.last {
             self.add(event);
         } else {
-            self.gaps += 1;
             self.catch_up(chat).await;
         }
     }
@@ -95,7 +110,7 @@ impl View {
 
     fn add(&mut self, event: Value) {
         let place = event["position"].as_str().and_then(parse_position).expect("an event has a position");
-        let name = event["event"].as_str().expect("an event has a name").to_owned();
+        let name = name_of(&event).to_owned();
         self.last = self.last.max(Some(place));
         if let Some(&before) = self.names.get(&name) {
             if before <= place {
@@ -107,4 +122,8 @@ impl View {
         let other = self.events.insert(place, event);
         assert!(other.is_none(), "two events have the same position: {other:?}");
     }
+}
+
+fn name_of(event: &Value) -> &str {
+    event["event"].as_str().expect("an event has a name")
 }
