@@ -78,10 +78,20 @@ impl Connections {
         Self { client: Client::from_conf(config), redis, budget: section.budget }
     }
 
-    /// Posts one frame to many connections, side by side. Returns when each has it, is gone, or the budget is used up;
+    /// Until when pushes may delay the answer to an event that came now.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.budget
+    }
+
+    /// Posts one frame to many connections, side by side. Returns when each has it, is gone, or the deadline has come;
     /// those that are gone are forgotten by then.
-    pub async fn push(&self, room: &RoomId, frame: &str, receivers: &[&Subscriber]) -> Delivery {
-        let deadline = Instant::now() + self.budget;
+    pub async fn push(
+        &self,
+        room: &RoomId,
+        frame: &str,
+        receivers: &[&Subscriber],
+        deadline: Instant,
+    ) -> Delivery {
         let posts = stream::iter(receivers).map(async |receiver: &&Subscriber| {
             (*receiver, self.post(&receiver.connection, frame, deadline).await)
         });
@@ -123,7 +133,7 @@ impl Connections {
     /// # Errors
     /// [`crate::Error::Unavailable`] if Redis is away.
     pub async fn dismiss(&self, connection: &ConnectionId, user: UserId, frame: &str) -> Result<()> {
-        self.post(connection, frame, Instant::now() + self.budget).await;
+        self.post(connection, frame, self.deadline()).await;
         self.forget_and_close(connection.clone(), user).await
     }
 
@@ -167,7 +177,7 @@ impl Connections {
                 }
             }
         };
-        if repeat_until(Instant::now() + self.budget, connection, attempt).await.is_none() {
+        if repeat_until(self.deadline(), connection, attempt).await.is_none() {
             tracing::warn!(connection.id = %connection, "a connection could not be closed in time");
         }
     }

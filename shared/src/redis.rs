@@ -1,4 +1,4 @@
-//! Redis: tickets, connections, throttles, and the rooms' logs. All the keys ([`keys`]) and all the scripts.
+//! Redis: tickets, connections, throttles, and the rooms' logs. All the keys and all the scripts.
 //!
 //! It must run on one plain Redis 7, on a Redis Cluster, and on ElastiCache Serverless: every script names its keys,
 //! and all of them carry one hash tag. A script that may have run although its answer was lost is safe to run again.

@@ -45,7 +45,7 @@ impl Join {
             app.redis.leave(&self.room, connection).await?;
             return Err(Error::session_ended());
         }
-        tell_if(joined.forgotten, app, &self.room, &joined.generation).await;
+        tell_if(joined.forgotten, app, &self.room, &joined.generation, app.connections.deadline()).await;
         self.reply(joined)
     }
 

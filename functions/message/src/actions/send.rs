@@ -1,6 +1,5 @@
 //! `send`: appends a message to a room's log and pushes it to everybody in the room.
 
-use futures::future::join;
 use shared::{
     Error, Result, checked,
     domain::{
@@ -52,19 +51,17 @@ impl Send {
         let Posted { position, previous, repeated, version, subscribers, generation, forgotten } = posted;
         let subscribers = app.subscribers.update(&room, held, version, subscribers);
 
+        let deadline = app.connections.deadline();
+        tell_if(forgotten, app, &room, &generation, deadline).await;
         // A repeat is pushed again: the first time may have died before its pushes. Clients drop what they have.
-        let push = async {
-            let Some(body) = repeated.unwrap_or(Some(body)) else { return Ok::<(), Error>(()) };
+        if let Some(body) = repeated.unwrap_or(Some(body)) {
             let logged = Event::new(room.clone(), position, previous, body);
             let frame = serde_json::to_string(&logged)
                 .map_err(|cause| Error::internal("pushing a message", cause))?;
             let receivers: Vec<&Subscriber> =
                 subscribers.iter().filter(|subscriber| subscriber.connection != speaker.connection).collect();
-            app.connections.push(&room, &frame, &receivers).await;
-            Ok(())
-        };
-        let (pushed, ()) = join(push, tell_if(forgotten, app, &room, &generation)).await;
-        pushed?;
+            app.connections.push(&room, &frame, &receivers, deadline).await;
+        }
         Ok(Reply::Ack { room, id, event, position, previous, at: Timestamp(position.at()) })
     }
 }
