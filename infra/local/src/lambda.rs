@@ -50,7 +50,7 @@ struct Shared {
 #[derive(Debug)]
 enum Backend {
     Processes(BTreeMap<String, Arc<Pool>>),
-    Endpoint(Endpoint),
+    Endpoint(Box<Endpoint>),
 }
 
 /// How to run the functions' binaries.
@@ -180,7 +180,7 @@ impl Lambda {
     /// When the URL is no such URL.
     pub fn endpoint(url: &str, functions: &[Function], faults: Faults) -> Result<Self> {
         let names = functions.iter().map(|function| function.name.clone());
-        let backend = Backend::Endpoint(Endpoint::new(url, names)?);
+        let backend = Backend::Endpoint(Box::new(Endpoint::new(url, names)?));
         let (stop, instances) = (CancellationToken::new(), TaskTracker::new());
         Ok(Self(Arc::new(Shared { backend, faults, stop, instances })))
     }
