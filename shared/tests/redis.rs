@@ -216,6 +216,7 @@ on_one_server_and_on_a_cluster! {
     a_connection_that_is_forgotten_leaves_no_key_behind
     ending_sessions_answers_their_connections_until_they_are_forgotten
     a_connection_that_was_forgotten_is_not_brought_back_by_its_last_frames
+    a_join_beside_the_clean_up_of_its_connection_leaves_no_subscription
     news_are_told_only_of_rooms_that_were_joined
     while_redis_is_away_everything_is_unavailable_and_works_again_after
     a_frozen_redis_is_unavailable_within_seconds
@@ -612,6 +613,30 @@ async fn a_connection_that_was_forgotten_is_not_brought_back_by_its_last_frames(
     let admission = store.redis.admit(&connection, who.user, "other", &rates("unlimited"), None).await;
     assert_eq!(admission.expect("answers"), Admission::Unknown);
     store.redis.record_connection(&ConnectionId::new("b="), &who, 20).await.expect("another one is");
+}
+
+async fn a_join_beside_the_clean_up_of_its_connection_leaves_no_subscription(mut store: Store) {
+    let who = ada();
+    for round in 0..40 {
+        let connection = ConnectionId::new(&format!("{round}="));
+        store.redis.record_connection(&connection, &who, 20).await.expect("is recorded");
+        // As the function `message` joins.
+        let join = async {
+            for _ in 0..round % 8 {
+                store.redis.ping().await.expect("answers");
+            }
+            store.joined(&who, connection.as_str(), Resume::Newest).await;
+            if !store.redis.is_connected(&connection, who.user).await.expect("answers") {
+                store.redis.leave(&room(), &connection).await.expect("leaves");
+            }
+        };
+        let (forgotten, ()) = tokio::join!(store.redis.forget_connection(&connection, who.user), join);
+        forgotten.expect("is forgotten");
+        let left: Vec<String> = store.query(&["HKEYS", "room:{general}:subscribers"]).await;
+        assert_eq!(left, [""; 0], "round {round}");
+        let left: u64 = store.query(&["HLEN", "room:{general}:online"]).await;
+        assert_eq!(left, 0, "round {round}");
+    }
 }
 
 async fn news_are_told_only_of_rooms_that_were_joined(store: Store) {

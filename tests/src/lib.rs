@@ -4,7 +4,7 @@
 //!   Lambda function in a test's hands;
 //! - [`test_app`] is a whole Banter of its own for one test, with the checks that must hold after any test, on a
 //!   [`redis_server`] of its own;
-//! - [`bench`] is what `./dev bench` measures;
+//! - [`mod@bench`] is what `./dev bench` measures;
 //! - [`api`], [`chat`] and [`user`] are its clients, [`view`] is a room as a client keeps it, [`ledger`] what they noted.
 
 pub mod api;

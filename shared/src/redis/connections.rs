@@ -132,6 +132,9 @@ impl Redis {
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn forget_connection(&self, connection: &ConnectionId, user: UserId) -> Result<()> {
         const OPERATION: &str = "forgetting a connection";
+        // First, so that a join that is under way either is found here or finds out there.
+        let call = Call::of(&self.scripts.mark_gone, connection_keys(connection, user));
+        let _: u64 = self.run(call.arg(connection.as_str()).arg(GONE_SECONDS), OPERATION).await?;
         let key = keys::connection(connection);
         let rooms: Vec<String> = self.link.query(redis::cmd("SMEMBERS").arg(&key), OPERATION).await?;
         stream::iter(rooms.into_iter().map(RoomId::from_store))
@@ -141,8 +144,9 @@ impl Redis {
             .await?;
         // Last, so that a repeat after a failure still finds the rooms, and the connections of an ended session.
         let _: u64 = self.link.query(redis::cmd("DEL").arg(&key), OPERATION).await?;
-        let call = Call::of(&self.scripts.forget_connection, connection_keys(connection, user));
-        let _: u64 = self.run(call.arg(connection.as_str()).arg(GONE_SECONDS), OPERATION).await?;
+        let mut command = redis::cmd("HDEL");
+        command.arg(keys::user_connections(user)).arg(connection.as_str());
+        let _: u64 = self.link.query(&command, OPERATION).await?;
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ impl Join {
         // The connection may have been closed since the frame was admitted, and its clean-up not have seen this room.
         let Speaker { connection, identity, .. } = speaker;
         if !app.redis.is_connected(connection, identity.user).await? {
-            app.redis.leave(&self.room, connection).await?;
+            app.redis.forget_connection(connection, identity.user).await?;
             return Err(Error::session_ended());
         }
         tell_if(joined.forgotten, app, &self.room, &joined.generation, app.connections.deadline()).await;
