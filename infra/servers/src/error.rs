@@ -12,7 +12,7 @@ pub enum Error {
         install: String,
     },
     /// A program is there, but too old.
-    #[error("{program} {found} is too old: {needed} or later is needed")]
+    #[error("{program} {found} is too old: {needed} or later is needed; {remedy}")]
     TooOld {
         /// The program.
         program: &'static str,
@@ -20,6 +20,8 @@ pub enum Error {
         found: String,
         /// The oldest version that works.
         needed: u32,
+        /// Where there is a later one.
+        remedy: &'static str,
     },
     /// Kept data was written by a version of Postgres that is not installed.
     #[error(
@@ -33,14 +35,29 @@ pub enum Error {
         version: u32,
     },
     /// Another instance uses the data folder.
-    #[error("{} is in use by another instance", .0.display())]
-    InUse(PathBuf),
+    #[error("{} is in use by {}", home.display(), said_of(*owner))]
+    InUse {
+        /// The folder in which everything of that instance is.
+        home: PathBuf,
+        /// The process that owns it. `None`: it is gone, and its server is about to end.
+        owner: Option<u32>,
+    },
     /// The server ended, or hung, before it was ready.
     #[error("{program} did not start: {reason}\n{log}")]
     NotStarted {
         /// The program.
         program: &'static str,
         /// What was seen of it.
+        reason: String,
+        /// The end of the server's own log.
+        log: String,
+    },
+    /// The server ended though nobody asked it to.
+    #[error("{program} ended: {reason}\n{log}")]
+    Ended {
+        /// The program.
+        program: &'static str,
+        /// How it ended.
         reason: String,
         /// The end of the server's own log.
         log: String,
@@ -75,6 +92,14 @@ pub enum Error {
         /// The refusal.
         source: io::Error,
     },
+}
+
+/// What to do about an instance that is in the way.
+fn said_of(owner: Option<u32>) -> String {
+    owner.map_or_else(
+        || "a server that is about to end: wait some seconds, then try again".to_owned(),
+        |pid| format!("process {pid}: stop that one first, or wait for its end"),
+    )
 }
 
 /// Names the operation that an [`io::Error`] came from.

@@ -3,6 +3,7 @@
 use crate::{Error, error::During, user::User};
 use std::{
     fs::{self, Permissions},
+    io::ErrorKind,
     os::{
         fd::OwnedFd,
         unix::fs::{PermissionsExt, symlink},
@@ -69,7 +70,12 @@ impl RunFolder {
 /// place that `user` can reach; removing the link forgets the data.
 pub(crate) fn kept(path: &Path, user: Option<User>) -> Result<PathBuf, Error> {
     let operation = || format!("making the folder {}", path.display());
-    if fs::metadata(path).is_err() {
+    // What is there and cannot be looked at must not be taken for missing: its place would be taken by something new.
+    let is_missing = match fs::metadata(path) {
+        Err(refused) if refused.kind() == ErrorKind::NotFound => true,
+        found => found.map(|_| false).during(|| format!("looking at {}", path.display()))?,
+    };
+    if is_missing {
         let parent = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(parent).during(operation)?;
         // A link that leads nowhere: somebody removed the data behind it.
@@ -79,6 +85,8 @@ pub(crate) fn kept(path: &Path, user: Option<User>) -> Result<PathBuf, Error> {
         match user {
             Some(user) if !is_open(&fs::canonicalize(parent).during(operation)?) => {
                 create_owned(Path::new(ROOT_DATA), None)?;
+                // Root's umask may have closed it to the server's user, who only has to pass through.
+                fs::set_permissions(ROOT_DATA, Permissions::from_mode(0o711)).during(operation)?;
                 let prefix = format!("{}-", path.file_name().unwrap_or_default().to_string_lossy());
                 symlink(private_folder(&prefix, Path::new(ROOT_DATA), Some(user))?.keep(), path)
                     .during(operation)?;
@@ -121,7 +129,7 @@ pub(crate) fn create_owned(path: &Path, user: Option<User>) -> Result<(), Error>
 /// Removes a folder with all that is in it, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
-        Err(refused) if refused.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(refused) if refused.kind() == ErrorKind::NotFound => Ok(()),
         done => done.during(|| format!("removing {}", path.display())),
     }
 }

@@ -1,8 +1,13 @@
 //! A server's own log, which is also the lock on its data.
 
-use crate::{Error, error::During, process::LOOK_AGAIN};
+use crate::{
+    Error,
+    error::During,
+    process::{FAREWELL_LIMIT, LOOK_AGAIN},
+};
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Stdio,
@@ -10,7 +15,8 @@ use std::{
 };
 
 /// How long the server of an owner that was just killed may take to end and leave its data to the next.
-const TAKE_OVER_LIMIT: Duration = Duration::from_secs(5);
+/// Longer than its watchdog waits before it kills it.
+const TAKE_OVER_LIMIT: Duration = FAREWELL_LIMIT.saturating_add(Duration::from_secs(3));
 
 /// How much of a log is shown in an error, in lines.
 const TAIL_LINES: usize = 15;
@@ -29,6 +35,7 @@ impl Log {
         let path = home.join("log");
         let operation = || format!("opening {}", path.display());
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).during(operation)?;
+        let owner = home.join("owner");
         let begin = Instant::now();
         loop {
             match file.try_lock() {
@@ -36,10 +43,14 @@ impl Log {
                 Err(TryLockError::WouldBlock) if begin.elapsed() < TAKE_OVER_LIMIT => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
-                Err(TryLockError::WouldBlock) => return Err(Error::InUse(home.to_owned())),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::InUse { home: home.to_owned(), owner: running(&owner) });
+                }
                 Err(TryLockError::Error(refused)) => return Err(refused).during(operation),
             }
         }
+        fs::write(&owner, std::process::id().to_string())
+            .during(|| format!("writing {}", owner.display()))?;
         file.set_len(0).during(operation)?;
         Ok(Self { file, path })
     }
@@ -60,9 +71,16 @@ impl Log {
 
     /// The last lines.
     pub(crate) fn tail(&self) -> String {
-        let text = std::fs::read(&self.path).unwrap_or_default();
+        let text = fs::read(&self.path).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
+}
+
+/// The process that a file names, if it runs.
+fn running(owner: &Path) -> Option<u32> {
+    let pid: i32 = fs::read_to_string(owner).ok()?.parse().ok()?;
+    // Another user's process refuses the question, but is there.
+    (kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)).then_some(pid.unsigned_abs())
 }

@@ -13,10 +13,14 @@ use std::{
     ffi::OsString,
     fmt::Write,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tokio::process::Command;
+
+/// What it is called in errors.
+const PROGRAM: &str = "postgres";
 
 const PACKAGES: Packages = Packages { apt: "postgresql", brew: "postgresql@17", dnf: "postgresql-server" };
 
@@ -61,7 +65,7 @@ impl Postgres {
     pub async fn start(options: PostgresOptions) -> Result<Self, Error> {
         let made_by = options.data.as_deref().and_then(version_of_data);
         let programs = find_programs(options.programs, made_by).await?;
-        let user = User::for_server("postgres", &["postgres", "nobody"])?;
+        let user = User::for_server(PROGRAM, &["postgres", "nobody"])?;
         let run = RunFolder::create(user)?;
         let home = match &options.data {
             Some(path) => folder::kept(path, user)?,
@@ -69,6 +73,7 @@ impl Postgres {
         };
         let log = Log::open(&home).await?;
         let data = home.join("data");
+        forget_process(&data)?;
         let temporary = options.data.is_none();
         let mut server = Self { process: None, run, log, data, programs, user, temporary };
         if !server.data.is_dir() {
@@ -146,7 +151,7 @@ impl Postgres {
         }
         self.log.clear()?;
         let launch = Launch {
-            program: &self.programs.join("postgres"),
+            program: &self.programs.join(PROGRAM),
             arguments: self.settings(),
             user: self.user,
             farewell: if self.temporary { Signal::SIGQUIT } else { Signal::SIGINT },
@@ -166,6 +171,16 @@ impl Postgres {
         Ok(())
     }
 
+    /// Waits until the server ends though nobody asked it to, and says how, with the end of its log. A server that was
+    /// stopped or killed is not running. Whoever waits may give up at any time.
+    pub async fn ended(&mut self) -> Error {
+        let Some(process) = &mut self.process else { return Error::NotRunning(PROGRAM) };
+        match process.wait().await {
+            Ok(status) => Error::Ended { program: PROGRAM, reason: status.to_string(), log: self.log.tail() },
+            Err(error) => error,
+        }
+    }
+
     /// Stops the server where it is: connections stay open and nobody answers.
     pub fn freeze(&mut self) -> Result<(), Error> {
         self.running()?.freeze().map(drop)
@@ -177,7 +192,7 @@ impl Postgres {
     }
 
     fn running(&mut self) -> Result<&mut Process, Error> {
-        self.process.as_mut().ok_or(Error::NotRunning("postgres"))
+        self.process.as_mut().ok_or(Error::NotRunning(PROGRAM))
     }
 
     /// Makes the data folder, whole or not at all.
@@ -211,6 +226,8 @@ impl Postgres {
         let mut settings = vec!["listen_addresses=", &sockets, "unix_socket_permissions=0700"];
         // Every warm function holds a connection, and tests run many stacks side by side.
         settings.extend(["max_connections=300", "timezone=UTC", "log_timezone=UTC"]);
+        // Not the details of an error: those are the values in the tables, such as the address that is there already.
+        settings.push("log_error_verbosity=terse");
         if self.temporary {
             settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"]);
             settings.extend(["wal_level=minimal", "max_wal_senders=0"]);
@@ -232,7 +249,18 @@ impl Postgres {
     }
 
     fn not_started(&self, reason: String) -> Error {
-        Error::NotStarted { program: "postgres", reason, log: self.log.tail() }
+        Error::NotStarted { program: PROGRAM, reason, log: self.log.tail() }
+    }
+}
+
+/// Removes the process file of a server that had no time to. It is left over, for whoever opened the log has the lock that
+/// the server and all its processes held too; but its process id may be another's by now, and Postgres would not start.
+/// (Who runs a Postgres on the data by hand is still safe from a second one: it looks at the shared memory, too.)
+fn forget_process(data: &Path) -> Result<(), Error> {
+    let file = data.join("postmaster.pid");
+    match fs::remove_file(&file) {
+        Err(refused) if refused.kind() == ErrorKind::NotFound => Ok(()),
+        done => done.during(|| format!("removing {}", file.display())),
     }
 }
 
@@ -246,12 +274,12 @@ fn version_of_data(home: &Path) -> Option<(PathBuf, u32)> {
 async fn find_programs(given: Option<PathBuf>, made_by: Option<(PathBuf, u32)>) -> Result<PathBuf, Error> {
     let mut folders = given.map_or_else(programs::postgres_folders, |folder| vec![folder]);
     folders.retain(|folder| {
-        ["postgres", "initdb", "createdb"].iter().all(|program| folder.join(program).is_file())
+        [PROGRAM, "initdb", "createdb"].iter().all(|program| folder.join(program).is_file())
     });
-    let newest = folders.first().cloned().ok_or_else(|| programs::not_installed("postgres", PACKAGES))?;
+    let newest = folders.first().cloned().ok_or_else(|| programs::not_installed(PROGRAM, PACKAGES))?;
     let Some((data, version)) = made_by else { return Ok(newest) };
     for folder in folders {
-        if programs::major(&programs::version(&folder.join("postgres")).await?) == version {
+        if programs::major(&programs::version(&folder.join(PROGRAM)).await?) == version {
             return Ok(folder);
         }
     }

@@ -24,6 +24,9 @@ const WATCHDOG: &str = include_str!("watchdog.sh");
 /// How long a server may take to end by itself before it is killed. A kept Postgres writes everything out first.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long the server of an owner that ended without a word may take to end before its watchdog kills it.
+pub(crate) const FAREWELL_LIMIT: Duration = Duration::from_secs(10);
+
 /// How often a condition is looked at while waiting for it.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -51,6 +54,7 @@ impl Process {
         let operation = || format!("starting {}", launch.program.display());
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "watchdog", signal_name(launch.farewell)])
+            .arg((FAREWELL_LIMIT.as_secs() * 10).to_string())
             .args(programs::setpriv(launch.user)?)
             .arg(launch.program)
             .args(&launch.arguments)

@@ -66,7 +66,7 @@ pub(crate) fn not_installed(program: &'static str, packages: Packages) -> Error 
     let install = if exists("brew") {
         format!("brew install {}", packages.brew)
     } else if exists("apt-get") {
-        format!("{sudo}apt-get install {}", packages.apt)
+        format!("{sudo}apt-get update && {sudo}apt-get install {}", packages.apt)
     } else if exists("dnf") {
         format!("{sudo}dnf install {}", packages.dnf)
     } else {

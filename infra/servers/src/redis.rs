@@ -19,15 +19,25 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
+    time::timeout,
 };
+
+/// What it is called in errors.
+const PROGRAM: &str = "redis-server";
 
 const PACKAGES: Packages = Packages { apt: "redis-server", brew: "redis", dnf: "redis" };
 
 /// The first version with the script flags and stream commands that Banter uses.
 const OLDEST: u32 = 7;
 
+/// Where there is one of these.
+const REMEDY: &str = "Debian 12, Ubuntu 24.04 and Homebrew have one, and REDIS_URL may name one elsewhere";
+
 /// Long enough to load a large append-only file.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a server may take to answer one question. Generous: a loaded machine keeps a process waiting.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Below the ports that systems give to outgoing connections, so that a stopped server finds its port free again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -77,7 +87,7 @@ impl Redis {
 
     async fn start_as(options: RedisOptions, is_node: bool, password: String) -> Result<Self, Error> {
         let program = find_program(options.programs).await?;
-        let user = User::for_server("redis-server", &["redis", "valkey", "nobody"])?;
+        let user = User::for_server(PROGRAM, &["redis", "valkey", "nobody"])?;
         let run = RunFolder::create(user)?;
         let home = match &options.data {
             Some(path) => folder::kept(path, user)?,
@@ -189,6 +199,16 @@ impl Redis {
         self.resume().await
     }
 
+    /// Waits until the server ends though nobody asked it to, and says how, with the end of its log. A server that was
+    /// stopped or killed is not running. Whoever waits may give up at any time.
+    pub async fn ended(&mut self) -> Error {
+        let Some(process) = &mut self.process else { return Error::NotRunning(PROGRAM) };
+        match process.wait().await {
+            Ok(status) => Error::Ended { program: PROGRAM, reason: status.to_string(), log: self.log.tail() },
+            Err(error) => error,
+        }
+    }
+
     /// Stops the server where it is: connections stay open and nobody answers.
     pub fn freeze(&mut self) -> Result<(), Error> {
         self.running()?.freeze().map(drop)
@@ -200,7 +220,7 @@ impl Redis {
     }
 
     fn running(&mut self) -> Result<&mut Process, Error> {
-        self.process.as_mut().ok_or(Error::NotRunning("redis-server"))
+        self.process.as_mut().ok_or(Error::NotRunning(PROGRAM))
     }
 
     /// The configuration as a file, not as arguments: everybody can read those, and it has the password.
@@ -252,6 +272,10 @@ impl Redis {
 
     /// Asks the server one thing: its answer as it comes over the line.
     pub(crate) async fn ask(&self, command: &str) -> io::Result<String> {
+        timeout(ANSWER_LIMIT, self.exchange(command)).await?
+    }
+
+    async fn exchange(&self, command: &str) -> io::Result<String> {
         let mut socket = UnixStream::connect(self.socket()).await?;
         let question = format!("AUTH {}\r\n{command}\r\nQUIT\r\n", self.password);
         socket.write_all(question.as_bytes()).await?;
@@ -270,7 +294,7 @@ impl Redis {
     }
 
     pub(crate) fn not_started(&self, reason: String) -> Error {
-        Error::NotStarted { program: "redis-server", reason, log: self.log.tail() }
+        Error::NotStarted { program: PROGRAM, reason, log: self.log.tail() }
     }
 }
 
@@ -284,13 +308,13 @@ async fn find_program(given: Option<PathBuf>) -> Result<PathBuf, Error> {
         },
         |folder| vec![folder],
     );
-    let found = ["redis-server", "valkey-server"]
+    let found = [PROGRAM, "valkey-server"]
         .iter()
         .find_map(|name| Some(programs::folder_with(&folders, &[name])?.join(name)));
-    let program = found.ok_or_else(|| programs::not_installed("redis-server", PACKAGES))?;
+    let program = found.ok_or_else(|| programs::not_installed(PROGRAM, PACKAGES))?;
     let version = programs::version(&program).await?;
     if programs::major(&version) < OLDEST {
-        return Err(Error::TooOld { program: "redis-server", found: version, needed: OLDEST });
+        return Err(Error::TooOld { program: PROGRAM, found: version, needed: OLDEST, remedy: REMEDY });
     }
     Ok(program)
 }

@@ -38,6 +38,10 @@ async fn read(postgres: &Postgres) -> Vec<i32> {
         .expect("reads")
 }
 
+fn path_of(home: &Path) -> String {
+    fs::canonicalize(home).expect("it is there").display().to_string()
+}
+
 /// The folder in which everything of a temporary server is.
 fn folder(postgres: &Postgres) -> PathBuf {
     postgres.log().parent().expect("the log is in a folder").to_owned()
@@ -145,6 +149,59 @@ async fn a_server_that_died_by_itself_can_be_resumed() {
 }
 
 #[tokio::test]
+async fn who_waits_for_the_end_of_a_server_is_told_of_it_with_its_last_words() {
+    let mut postgres = start().await;
+    let pid = postgres.pid().expect("it runs");
+    {
+        let end = postgres.ended();
+        tokio::pin!(end);
+        tokio::time::timeout(Duration::from_millis(50), &mut end).await.expect_err("it runs");
+        send(pid, Signal::SIGINT);
+        let end = end.await.to_string();
+        assert!(end.starts_with("postgres ended: exit status: 0\n"), "{end}");
+        assert!(end.contains("received fast shutdown request"), "{end}");
+    }
+    postgres.stop().await.expect("has ended");
+    assert!(matches!(postgres.ended().await, Error::NotRunning("postgres")));
+}
+
+#[tokio::test]
+async fn the_log_says_which_error_it_was_and_not_which_values() {
+    let postgres = start().await;
+    let mut connection = connect(&postgres).await;
+    sqlx::query("create table people (email text constraint one_email unique)")
+        .execute(&mut connection)
+        .await
+        .expect("makes a table");
+    let mut insert = async || {
+        sqlx::query("insert into people values ($1)").bind("ada@example.com").execute(&mut connection).await
+    };
+    insert().await.expect("the first");
+    insert().await.expect_err("there is one already");
+    let log = fs::read_to_string(postgres.log()).expect("the log");
+    assert!(log.contains("one_email"), "{log}");
+    assert!(!log.contains("ada@example.com"), "{log}");
+}
+
+#[tokio::test]
+async fn a_process_id_that_is_another_processs_by_now_does_not_keep_a_server_from_starting() {
+    let data = tempfile::tempdir().expect("a folder");
+    let home = data.path().join("postgres");
+    let mut postgres = start_kept(&home).await;
+    write(&postgres, 1).await;
+    let file = home.join("data/postmaster.pid");
+    let left_over = fs::read_to_string(&file).expect("it runs");
+    postgres.kill().await.expect("dies");
+    drop(postgres);
+
+    // A process that the next server's user can signal, so that Postgres itself would take it for the data's server.
+    let other = start().await;
+    let (_, rest) = left_over.split_once('\n').expect("the first line is the process id");
+    fs::write(&file, format!("{}\n{rest}", other.pid().expect("it runs"))).expect("a file");
+    assert_eq!(read(&start_kept(&home).await).await, [1]);
+}
+
+#[tokio::test]
 async fn a_frozen_server_says_nothing_until_it_thaws() {
     let mut postgres = start().await;
     let mut connection = connect(&postgres).await;
@@ -225,7 +282,10 @@ async fn kept_data_has_one_server_at_a_time() {
     let first = start_kept(&home).await;
     let options = PostgresOptions { data: Some(home.clone()), ..PostgresOptions::default() };
     let refused = Postgres::start(options).await.expect_err("the data is taken");
-    assert!(matches!(refused, Error::InUse(_)), "{refused:?}");
+    let owner = std::process::id();
+    assert!(matches!(refused, Error::InUse { owner: Some(pid), .. } if pid == owner), "{refused:?}");
+    let expected = format!("{} is in use by process {owner}: stop that one", path_of(&home));
+    assert!(refused.to_string().starts_with(&expected), "{refused}");
     connect(&first).await;
 }
 

@@ -133,6 +133,23 @@ async fn a_server_that_died_by_itself_can_be_resumed() {
 }
 
 #[tokio::test]
+async fn who_waits_for_the_end_of_a_server_is_told_of_it_with_its_last_words() {
+    let mut server = start(RedisOptions::default()).await;
+    let pid = server.pid().expect("it runs");
+    {
+        let end = server.ended();
+        tokio::pin!(end);
+        tokio::time::timeout(Duration::from_millis(50), &mut end).await.expect_err("it runs");
+        send(pid, Signal::SIGTERM);
+        let end = end.await.to_string();
+        assert!(end.starts_with("redis-server ended: exit status: 0\n"), "{end}");
+        assert!(end.contains("Received SIGTERM"), "{end}");
+    }
+    server.stop().await.expect("has ended");
+    assert!(matches!(server.ended().await, Error::NotRunning("redis-server")));
+}
+
+#[tokio::test]
 async fn a_frozen_server_says_nothing_until_it_thaws() {
     let mut server = start(RedisOptions::default()).await;
     let mut connection = connect(&server).await;
@@ -155,7 +172,7 @@ async fn kept_data_is_there_in_the_next_life_and_has_one_server_at_a_time() {
     let mut server = start(kept(&home)).await;
     write(&server, 1).await;
     let refused = Redis::start(kept(&home)).await.expect_err("the data is taken");
-    assert!(matches!(refused, Error::InUse(_)), "{refused:?}");
+    assert!(matches!(refused, Error::InUse { .. }), "{refused:?}");
     server.stop().await.expect("stops");
     drop(server);
 
@@ -217,7 +234,9 @@ async fn a_redis_that_is_too_old_is_refused_in_one_line() {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
     let options = RedisOptions { programs: Some(programs.path().to_owned()), ..RedisOptions::default() };
     let refused = Redis::start(options).await.expect_err("6 is too old");
-    assert_eq!(refused.to_string(), "redis-server 6.0.16 is too old: 7 or later is needed");
+    let refused = refused.to_string();
+    assert!(refused.starts_with("redis-server 6.0.16 is too old: 7 or later is needed; "), "{refused}");
+    assert_eq!(refused.lines().count(), 1, "{refused}");
 }
 
 #[tokio::test]
