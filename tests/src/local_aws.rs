@@ -38,6 +38,9 @@ pub struct Endpoints {
     /// The base URL of `@connections`: `http://…/<stage>`.
     #[serde(default)]
     pub management: String,
+    /// The base URL of SQS, if the template has queues.
+    #[serde(default)]
+    pub sqs: String,
     /// The base URL of the control API.
     pub control: String,
 }
@@ -217,6 +220,11 @@ impl LocalAws {
         let pid = self.child.id().context("it has ended already")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
         Ok(())
+    }
+
+    /// Ends it as a power cut does, as far as a test can.
+    pub async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
     }
 
     /// Ends it as Ctrl-C does, and waits for its end.

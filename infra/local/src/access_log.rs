@@ -23,6 +23,8 @@ pub enum Api {
     Management,
     /// Lambda's Invoke API.
     Lambda,
+    /// SQS, and the calls of functions for what is in its queues.
+    Sqs,
 }
 
 /// What the log says of one call. Never a query string, a body or a header: they hold tokens and passwords.
@@ -126,6 +128,7 @@ fn columns(access: &Access<'_>, now: OffsetDateTime) -> String {
         Api::Websocket => "socket",
         Api::Management => "push",
         Api::Lambda => "invoke",
+        Api::Sqs => "queue",
     };
     let milliseconds = access.duration.as_secs_f64() * 1_000.0;
     let mut line = format!(

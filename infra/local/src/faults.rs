@@ -42,6 +42,9 @@ pub struct FaultSet {
     /// What happens to calls of `@connections`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub management: Option<ManagementFault>,
+    /// What happens in the queues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqs: Option<SqsFault>,
     /// Kill a function in the middle of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kill: Option<KillFault>,
@@ -69,6 +72,18 @@ impl Default for ManagementFault {
     fn default() -> Self {
         Self { status: None, share: 1.0, delay_ms: 0, silent_share: 0.0 }
     }
+}
+
+/// Faults of SQS.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SqsFault {
+    /// The share of the requests, 0 to 1, that are answered 503 and do nothing.
+    pub refuse_share: f64,
+    /// The share of the messages, 0 to 1, that are received twice, although the first receiver deletes them.
+    pub duplicate_share: f64,
+    /// Milliseconds before a request is looked at.
+    pub delay_ms: u64,
 }
 
 /// Kills instances of one function in mid-call.

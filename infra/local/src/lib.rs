@@ -4,6 +4,7 @@
 //!   value from the one table in [`local_values`];
 //! - [`lambda`] runs the function binaries over the Lambda Runtime API;
 //! - [`http_api`] is the HTTP API, [`websocket_api`] the WebSocket API and [`management`] its `@connections`;
+//! - [`sqs`] is SQS, and calls functions for what is in its queues;
 //! - [`stores`] starts Postgres and Redis, unless they are given;
 //! - [`control`] switches [`faults`] at run time, tells what runs, and is Lambda's own Invoke API;
 //! - [`console`] and [`access_log`] write what one sees: a line for every call;
@@ -23,6 +24,7 @@ pub mod local_values;
 pub mod management;
 pub mod progress;
 mod server;
+pub mod sqs;
 pub mod stores;
 pub mod template;
 pub mod up;

@@ -22,6 +22,9 @@ const ADDRESSES: [&str; 8] = [
     "FANOUT_QUEUE_URL",
 ];
 
+/// Tells the SDKs where SQS is.
+pub(crate) const QUEUES_VARIABLE: &str = "AWS_ENDPOINT_URL_SQS";
+
 /// Variables that have a default. Set in the shell, every function gets them.
 const SETTINGS: [&str; 12] = [
     "WEBSOCKET_THROTTLE",
@@ -76,6 +79,8 @@ pub struct Addresses {
     pub management: Option<String>,
     /// `WEBSOCKET_URL`: where clients connect, with the stage.
     pub websocket: Option<String>,
+    /// `AWS_ENDPOINT_URL_SQS`: the base of the queues' URLs. Absent in a template without queues.
+    pub queues: Option<String>,
 }
 
 /// The table.
@@ -120,6 +125,11 @@ impl LocalValues {
         address.clone().map_or(Variable::AsInTemplate, Variable::Is)
     }
 
+    /// Where SQS is, if there are queues.
+    pub(crate) fn queues(&self) -> Option<&str> {
+        self.addresses.queues.as_deref()
+    }
+
     /// The settings of the shell, for every function.
     pub(crate) fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
         SETTINGS.iter().filter_map(|name| Some((*name, self.shell.get(name)?)))
@@ -155,6 +165,21 @@ pub(crate) fn function_arn(name: &str) -> String {
 /// The function's name in an ARN made by [`function_arn`], with or without a qualifier.
 pub(crate) fn function_of_arn(arn: &str) -> Option<&str> {
     arn.strip_prefix("arn:")?.split(":function:").nth(1)?.split(':').next()
+}
+
+/// The ARN of a queue.
+pub(crate) fn queue_arn(name: &str) -> String {
+    format!("arn:aws:sqs:{REGION}:{ACCOUNT_ID}:{name}")
+}
+
+/// The queue's name in an ARN made by [`queue_arn`].
+pub(crate) fn queue_of_arn(arn: &str) -> Option<&str> {
+    arn.strip_prefix("arn:aws:sqs:")?.rsplit(':').next()
+}
+
+/// The URL of a queue of the SQS at `base`, `http://<host>:<port>`.
+pub(crate) fn queue_url(base: &str, name: &str) -> String {
+    format!("{base}/{ACCOUNT_ID}/{name}")
 }
 
 #[cfg(test)]

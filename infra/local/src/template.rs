@@ -1,10 +1,11 @@
-//! Reads `template.yaml`: the functions, the HTTP API and the WebSocket API that run on this machine.
+//! Reads `template.yaml`: the functions, the HTTP API, the WebSocket API and the queues that run on this machine.
 //!
 //! What concerns none of them is ignored. What concerns them and cannot be done here, or has no value here, is an
 //! error that names its place in the template.
 
 mod document;
 mod intrinsics;
+mod queues;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,7 +15,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Map, Value};
 
 use self::intrinsics::Resolver;
-use crate::local_values::{LocalValues, Variable, function_of_arn};
+pub use self::queues::{EventSource, Queue, Redrive};
+use crate::local_values::{LocalValues, QUEUES_VARIABLE, Variable, function_of_arn};
 
 const FUNCTION: &str = "AWS::Serverless::Function";
 const HTTP_API: &str = "AWS::Serverless::HttpApi";
@@ -47,6 +49,10 @@ pub struct Template {
     pub http_api: Option<HttpApi>,
     /// The WebSocket API.
     pub websocket_api: Option<WebSocketApi>,
+    /// The queues.
+    pub queues: Vec<Queue>,
+    /// What calls functions for messages of these queues; without those that are not enabled.
+    pub event_sources: Vec<EventSource>,
 }
 
 /// An `AWS::Serverless::Function`.
@@ -199,8 +205,9 @@ impl TemplateFile {
     /// # Errors
     /// When something in it cannot be done here, or has no value here; the message names its place.
     pub fn resolve(&self, local: &LocalValues) -> Result<Template> {
-        let resolver = self.resolver()?;
-        let mut functions = Vec::new();
+        let resolver = self.resolver()?.with_queues_at(local.queues());
+        let queues = self.queues(&resolver)?;
+        let (mut functions, mut event_sources) = (Vec::new(), Vec::new());
         let mut routes: BTreeMap<String, Vec<HttpRoute>> = BTreeMap::new();
         for (logical_id, properties, path) in self.resources(&resolver, FUNCTION)? {
             // A few lines of another language, for CloudFormation's own use.
@@ -211,6 +218,7 @@ impl TemplateFile {
             for (api, route) in http_routes(&resolver, &function.name, &properties, &path)? {
                 routes.entry(api).or_default().push(route);
             }
+            event_sources.extend(queues::event_sources(&resolver, &queues, &function, &properties, &path)?);
             functions.push(function);
         }
         let names: BTreeSet<&str> = functions.iter().map(|function| function.name.as_str()).collect();
@@ -219,6 +227,8 @@ impl TemplateFile {
             http_api: self.http_api(&resolver, routes)?,
             websocket_api: self.websocket_api(&resolver, &names)?,
             functions,
+            queues,
+            event_sources,
         })
     }
 
@@ -405,6 +415,8 @@ fn function(
         };
         environment.extend(value.map(|value| (name.clone(), value)));
     }
+    // The SDKs go to AWS otherwise. A template without queues has none here.
+    environment.extend(local.queues().map(|url| (QUEUES_VARIABLE.to_owned(), url.to_owned())));
     environment.extend(local.settings().map(|(name, value)| (name.to_owned(), value.to_owned())));
     let timeout = number(resolver, properties, path, "Timeout")?.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let memory = number(resolver, properties, path, "MemorySize")?;

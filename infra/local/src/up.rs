@@ -26,6 +26,7 @@ use crate::http_api::HttpGateway;
 use crate::lambda::{Clocks, Lambda, Processes};
 use crate::local_values::{Addresses, LocalValues, Shell};
 use crate::progress::Progress;
+use crate::sqs::{self, Sqs};
 use crate::stores::{Needs, Stores};
 use crate::template::{Function, Template, TemplateFile};
 use crate::watch::{Watch, write_environment};
@@ -99,6 +100,9 @@ pub struct Endpoints {
     /// The base of `@connections`, with the stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub management: Option<String>,
+    /// SQS, which the URLs of the queues begin with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqs: Option<String>,
     /// The control API.
     pub control: String,
 }
@@ -119,7 +123,7 @@ pub async fn run(options: Options, console: Console) -> Result<()> {
         require_binaries(&template.functions, &options.functions)?;
     }
     let state = State::claim(&options.state)?;
-    let listeners = Listeners::bind(&options).await?;
+    let listeners = Listeners::bind(&options, &template).await?;
     let endpoints = listeners.endpoints(&file, &template)?;
     let progress = Progress::new(&console);
     let start = Running::start(&options, &file, shell, &state, listeners, &endpoints, &console, &progress);
@@ -147,6 +151,7 @@ struct Running {
     gateways: JoinSet<Result<()>>,
     shutdown: CancellationToken,
     lambda: Lambda,
+    queues: Option<sqs::Serving>,
     watch: Option<Watch>,
     stores: Stores,
 }
@@ -171,6 +176,7 @@ impl Running {
             redis: stores.redis_url.clone(),
             management: endpoints.management.clone(),
             websocket: endpoints.websocket.clone(),
+            queues: endpoints.sqs.clone(),
         };
         let template = file.resolve(&LocalValues::new(shell, addresses))?;
         let (log, faults) = (AccessLog::new(console.clone()), Faults::default());
@@ -210,13 +216,22 @@ impl Running {
             let gateway = WebSocketGateway::new(api, lambda.clone(), faults.clone(), log.clone(), limits)?;
             gateways.spawn(gateway.serve(listeners.websocket, shutdown.clone()));
         }
+        let mut queues = None;
+        if let (Some(listener), Some(base)) = (listeners.queues, &endpoints.sqs) {
+            let sqs = Sqs::open(template.queues, state.folder(), base, faults.clone(), log.clone())?;
+            for source in template.event_sources {
+                let poll = sqs.clone().poll(source, lambda.clone(), options.concurrency, shutdown.clone());
+                gateways.spawn(poll);
+            }
+            queues = Some(sqs.serve(listener));
+        }
         let control = Control::new(lambda.clone(), faults, log);
         let until = shutdown.clone();
         gateways.spawn(async move {
             control.serve(listeners.control, until).await;
             Ok(())
         });
-        Ok(Self { gateways, shutdown, lambda, watch, stores })
+        Ok(Self { gateways, shutdown, lambda, queues, watch, stores })
     }
 
     /// Waits until something ends that should not.
@@ -237,13 +252,16 @@ impl Running {
         }
     }
 
-    /// Ends everything in the order in which one needs the other: gateways, functions, stores.
+    /// Ends everything in the order in which one needs the other: gateways, functions, queues, stores.
     async fn stop(mut self) {
         self.shutdown.cancel();
         let drained = async { while self.gateways.join_next().await.is_some() {} };
         let _ = timeout(DRAIN_LIMIT, drained).await;
         self.gateways.abort_all();
         self.lambda.stop().await;
+        if let Some(queues) = self.queues {
+            queues.stop().await;
+        }
         if let Some(watch) = self.watch {
             watch.stop().await;
         }
@@ -273,11 +291,18 @@ struct Listeners {
     http: TcpListener,
     websocket: TcpListener,
     control: TcpListener,
+    /// None in a template without queues.
+    queues: Option<TcpListener>,
 }
 
 impl Listeners {
-    async fn bind(options: &Options) -> Result<Self> {
+    async fn bind(options: &Options, template: &Template) -> Result<Self> {
+        let mut queues = None;
+        if !template.queues.is_empty() {
+            queues = Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?);
+        }
         Ok(Self {
+            queues,
             http: bind((options.host, options.http_port).into(), "--http-port").await?,
             websocket: bind((options.host, options.websocket_port).into(), "--websocket-port").await?,
             control: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
@@ -286,6 +311,7 @@ impl Listeners {
 
     fn endpoints(&self, file: &TemplateFile, template: &Template) -> Result<Endpoints> {
         let (http, websocket) = (reachable(&self.http)?, reachable(&self.websocket)?);
+        let queues = self.queues.as_ref().map(TcpListener::local_addr).transpose()?;
         let stage = file.websocket_stage()?;
         let http_stage = template.http_api.as_ref().map(|api| api.stage.as_str());
         let http_path = http_stage.filter(|stage| *stage != "$default").map(|stage| format!("/{stage}"));
@@ -293,6 +319,7 @@ impl Listeners {
             http: format!("http://{http}{}", http_path.unwrap_or_default()),
             websocket: stage.as_ref().map(|stage| format!("ws://{websocket}/{stage}")),
             management: stage.as_ref().map(|stage| format!("http://{websocket}/{stage}")),
+            sqs: queues.map(|address| format!("http://{address}")),
             control: format!("http://{}", self.control.local_addr()?),
         })
     }
@@ -320,7 +347,13 @@ fn reachable(listener: &TcpListener) -> Result<SocketAddr> {
 /// Something in the place of every address, to read a template before there are any.
 fn unknown_addresses() -> Addresses {
     let unknown = || Some("not known yet".to_owned());
-    Addresses { database: unknown(), redis: unknown(), management: unknown(), websocket: unknown() }
+    Addresses {
+        database: unknown(),
+        redis: unknown(),
+        management: unknown(),
+        websocket: unknown(),
+        queues: unknown(),
+    }
 }
 
 fn require_binaries(functions: &[Function], folder: &Path) -> Result<()> {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
+use super::queues::QUEUE;
 use crate::ids::api_id;
-use crate::local_values::{function_arn, pseudo_parameter};
+use crate::local_values::{function_arn, pseudo_parameter, queue_arn, queue_url};
 
 /// Conditions that refer to each other for longer than this go round in circles.
 const LONGEST_PATH: usize = 1_024;
@@ -17,11 +18,32 @@ pub(super) struct Resolver<'a> {
     document: &'a Map<String, Value>,
     /// Logical id → function name.
     functions: BTreeMap<&'a str, String>,
+    /// The base of the queues' URLs, once it is known.
+    queues: Option<&'a str>,
 }
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(document: &'a Map<String, Value>, functions: BTreeMap<&'a str, String>) -> Self {
-        Self { document, functions }
+        Self { document, functions, queues: None }
+    }
+
+    /// With the base of the queues' URLs.
+    pub(super) fn with_queues_at(self, queues: Option<&'a str>) -> Self {
+        Self { queues, ..self }
+    }
+
+    /// The name of a queue: its own, or one that is the same in every run.
+    pub(super) fn queue_name(&self, logical_id: &str, path: &str) -> Result<String> {
+        let queue = self.document.get("Resources").and_then(|resources| resources.get(logical_id));
+        let name = queue.and_then(|queue| queue.get("Properties")?.get("QueueName"));
+        let name = name.map(|name| self.text(name, &format!("{path} → Resources.{logical_id}.QueueName")));
+        let name = name.transpose()?.flatten().unwrap_or_else(|| format!("local-{logical_id}"));
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        ensure!(
+            (1..=80).contains(&name.len()) && name.chars().all(valid),
+            "{path}: `{name}` is no name of a standard queue"
+        );
+        Ok(name)
     }
 
     /// The value with every reference resolved; `None` for `AWS::NoValue`.
@@ -174,6 +196,7 @@ impl<'a> Resolver<'a> {
             self.kind(name).with_context(|| format!("{path}: `{name}` is nothing in this template"))?;
         match kind {
             "AWS::Serverless::HttpApi" | "AWS::Serverless::WebSocketApi" => Ok(Some(api_id(name).into())),
+            QUEUE => Ok(Some(self.queue_url(name, &format!("!Ref {name}"), path)?.into())),
             _ => Err(outside(path, &format!("!Ref {name}"), kind)),
         }
     }
@@ -185,8 +208,16 @@ impl<'a> Resolver<'a> {
         let kind = self.kind(resource).with_context(|| format!("{path}: `{resource}` is no resource"))?;
         match (kind, attribute) {
             ("AWS::Serverless::HttpApi" | "AWS::Serverless::WebSocketApi", "ApiId") => Ok(api_id(resource)),
+            (QUEUE, "Arn") => Ok(queue_arn(&self.queue_name(resource, path)?)),
+            (QUEUE, "QueueName") => self.queue_name(resource, path),
+            (QUEUE, "QueueUrl") => self.queue_url(resource, &format!("!GetAtt {resource}.QueueUrl"), path),
             _ => Err(outside(path, &format!("!GetAtt {resource}.{attribute}"), kind)),
         }
+    }
+
+    fn queue_url(&self, resource: &str, reference: &str, path: &str) -> Result<String> {
+        let base = self.queues.ok_or_else(|| outside(path, reference, QUEUE))?;
+        Ok(queue_url(base, &self.queue_name(resource, path)?))
     }
 
     fn kind(&self, resource: &str) -> Option<&'a str> {

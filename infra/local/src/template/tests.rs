@@ -112,6 +112,7 @@ fn local() -> LocalValues {
         redis: Some("redis://local".into()),
         management: Some("http://127.0.0.1:3001/live".into()),
         websocket: Some("ws://127.0.0.1:3001/live".into()),
+        queues: Some("http://127.0.0.1:4000".into()),
     };
     LocalValues::new(Shell::default(), addresses)
 }
@@ -250,6 +251,129 @@ Resources:
 ";
     let api = resolve(text).expect("good").http_api.expect("there");
     assert_eq!((api.logical_id.as_str(), api.routes[0].key.as_str()), ("ServerlessHttpApi", "ANY /{proxy+}"));
+}
+
+/// Two queues and a function that is called for what is in the first.
+const QUEUES: &str = r"
+Resources:
+  Work:
+    Type: AWS::SQS::Queue
+    Properties:
+      QueueName: !Sub '${AWS::StackName}-work'
+      VisibilityTimeout: 60
+      MessageRetentionPeriod: 1209600
+      DelaySeconds: 2
+      RedrivePolicy: {deadLetterTargetArn: !GetAtt Dead.Arn, maxReceiveCount: 3}
+  Dead: {Type: AWS::SQS::Queue}
+  Worker:
+    Type: AWS::Serverless::Function
+    Properties:
+      CodeUri: functions/worker
+      Timeout: 10
+      Environment: {Variables: {URL: !Ref Work, ARN: !GetAtt Work.Arn, NAME: !Sub '${Dead.QueueName}'}}
+      Events:
+        Work:
+          Type: SQS
+          Properties:
+            Queue: !GetAtt Work.Arn
+            BatchSize: 100
+            MaximumBatchingWindowInSeconds: 1
+            FunctionResponseTypes: [ReportBatchItemFailures]
+            ScalingConfig: {MaximumConcurrency: 2}
+        Dead: {Type: SQS, Properties: {Queue: !GetAtt Dead.Arn}}
+        Off: {Type: SQS, Properties: {Queue: !GetAtt Dead.Arn, Enabled: false}}
+";
+
+#[test]
+fn queues_have_their_settings_and_those_of_sqs_otherwise() {
+    let queues = resolve(QUEUES).expect("good").queues;
+    let seconds = Duration::from_secs;
+    let redrive = Redrive { queue: "local-Dead".into(), max_receive_count: 3 };
+    let work = Queue {
+        logical_id: "Work".into(),
+        name: "local-work".into(),
+        visibility_timeout: seconds(60),
+        retention: seconds(1_209_600),
+        delay: seconds(2),
+        receive_wait: seconds(0),
+        max_message_bytes: 1_048_576,
+        redrive: Some(redrive),
+    };
+    let dead = Queue {
+        logical_id: "Dead".into(),
+        name: "local-Dead".into(),
+        visibility_timeout: seconds(30),
+        retention: seconds(345_600),
+        delay: seconds(0),
+        redrive: None,
+        ..work.clone()
+    };
+    assert_eq!(queues, [dead, work]);
+}
+
+#[test]
+fn a_function_is_called_for_the_queues_of_its_events_that_are_enabled() {
+    let sources = resolve(QUEUES).expect("good").event_sources;
+    let work = EventSource {
+        queue: "local-work".into(),
+        function: "worker".into(),
+        batch_size: 100,
+        window: Duration::from_secs(1),
+        reports_failures: true,
+        max_concurrency: Some(2),
+    };
+    let dead = EventSource {
+        queue: "local-Dead".into(),
+        function: "worker".into(),
+        batch_size: 10,
+        window: Duration::ZERO,
+        reports_failures: false,
+        max_concurrency: None,
+    };
+    assert_eq!(sources, [dead, work]);
+}
+
+#[test]
+fn a_function_is_told_where_the_queues_are() {
+    let environment = resolve(QUEUES).expect("good").functions.remove(0).environment;
+    assert_eq!(environment["URL"], "http://127.0.0.1:4000/000000000000/local-work");
+    assert_eq!(environment["ARN"], "arn:aws:sqs:us-east-1:000000000000:local-work");
+    assert_eq!(environment["NAME"], "local-Dead");
+    assert_eq!(environment["AWS_ENDPOINT_URL_SQS"], "http://127.0.0.1:4000");
+    let nowhere = LocalValues::new(Shell::default(), Addresses::default());
+    let template =
+        TemplateFile::parse("Resources: {A: {Type: AWS::Serverless::Function, Properties: {CodeUri: f/a}}}");
+    let template = template.and_then(|file| file.resolve(&nowhere)).expect("good");
+    assert!(template.functions[0].environment.is_empty(), "there are no queues");
+}
+
+#[test]
+fn what_lambda_or_sqs_would_refuse_of_a_queue_is_refused() {
+    let refused = |from: &str, to: &str, part: &str| {
+        assert!(QUEUES.contains(from), "{from}");
+        let error = resolve(&QUEUES.replacen(from, to, 1)).expect_err(to).to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused(
+        "VisibilityTimeout: 60",
+        "VisibilityTimeout: 9",
+        "(9 s) is less than the function's Timeout (10 s)",
+    );
+    refused("VisibilityTimeout: 60", "VisibilityTimeout: 43201", "43201 is not within 0 and 43200");
+    refused("VisibilityTimeout: 60", "FifoQueue: true", "only standard queues");
+    refused("DelaySeconds: 2", "DelaySeconds: 901", "901 is not within 0 and 900");
+    refused(
+        "MaximumBatchingWindowInSeconds: 1",
+        "MaximumBatchingWindowInSeconds: 0",
+        "BatchSize: more than 10",
+    );
+    refused("BatchSize: 100", "BatchSize: 10001", "BatchSize: not within");
+    refused("Queue: !GetAtt Work.Arn", "Queue: !GetAtt Worker.Arn", "is no queue of this template");
+    refused("!GetAtt Dead.Arn, max", "!GetAtt Work.Arn, max", "`local-work` is no other queue");
+    refused("!Sub '${AWS::StackName}-work'", "local-Dead", "two queues of the name `local-Dead`");
+    refused("!Sub '${AWS::StackName}-work'", "work.fifo", "`work.fifo` is no name");
+    refused("[ReportBatchItemFailures]", "[Everything]", "only [ReportBatchItemFailures]");
+    refused("MaximumConcurrency: 2", "MaximumConcurrency: 1", "MaximumConcurrency: not within 2");
 }
 
 #[test]

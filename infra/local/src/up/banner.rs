@@ -24,6 +24,7 @@ fn text(endpoints: &Endpoints, template: &Template) -> Result<String> {
         ("HTTP API", http),
         ("WebSocket API", endpoints.websocket.as_deref()),
         ("@connections", management.as_deref()),
+        ("SQS", endpoints.sqs.as_deref()),
         ("control API", Some(endpoints.control.as_str())),
     ];
     for (name, place) in places {

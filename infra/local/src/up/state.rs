@@ -93,6 +93,7 @@ mod tests {
             http: "http://127.0.0.1:3000".into(),
             websocket: Some("ws://127.0.0.1:3001/live".into()),
             management: None,
+            sqs: None,
             control: "http://127.0.0.1:4000".into(),
         }
     }
