@@ -54,9 +54,9 @@ fn walk(http: &str, websocket: &str) -> String {
 Sign up (later: log in), and keep the token:
 
   curl -sS {http}/signup {json} \
-    -d '{{"first_name":"Ada","last_name":"Lovelace","email":"ada@example.com","password":"violet-Anchor-1843"}}'
+    -d '{{"first_name":"Ada","last_name":"Lovelace","email":"ada@example.com","password":"violet-kettle-orbit-42"}}'
   TOKEN=$(curl -sS {http}/login {json} \
-    -d '{{"email":"ada@example.com","password":"violet-Anchor-1843"}}' | sed 's/.*"token":"\([^"]*\)".*/\1/')
+    -d '{{"email":"ada@example.com","password":"violet-kettle-orbit-42"}}' | sed 's/.*"token":"\([^"]*\)".*/\1/')
 
 Make a room:
 
@@ -65,7 +65,7 @@ Make a room:
 
 Chat, in as many terminals as you like, each with its TOKEN:
 
-  npx wscat -c {websocket} -H "Authorization: Bearer $TOKEN"
+  ./dev wscat -c {websocket} -H "Authorization: Bearer $TOKEN"
   > {{"action":"join","room":"general"}}
   > {{"action":"send","room":"general","text":"Hello!"}}
 "#
