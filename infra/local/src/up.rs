@@ -370,10 +370,13 @@ fn require_binaries(functions: &[Function], folder: &Path) -> Result<()> {
 
 /// Every WebSocket and every function's pipe is an open file, and many systems start with 1,024.
 fn raise_open_files() {
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && let Err(why) = setrlimit(Resource::RLIMIT_NOFILE, most, most)
-    {
-        tracing::warn!("the limit of open files stays low: {why}");
+    /// macOS allows "unlimited" and then takes no more than this, its `OPEN_MAX`.
+    const MOST_ON_MACOS: u64 = 10_240;
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let limit = if cfg!(target_os = "macos") { most.min(MOST_ON_MACOS) } else { most };
+        if let Err(why) = setrlimit(Resource::RLIMIT_NOFILE, limit, most) {
+            tracing::warn!("the limit of open files stays low: {why}");
+        }
     }
 }
 
