@@ -1,7 +1,8 @@
-//! What is printed while the local AWS runs: its own messages, the access lines, the functions' output.
+//! The log: the local AWS's own messages, the access lines, the functions' output.
 //!
-//! Everything goes through one thread that writes to standard error, so that a stopped terminal or a full pipe
-//! delays no call: a line that finds the queue full is dropped and counted, and the count is printed.
+//! All of it goes through one thread that writes to standard error, so that a stopped terminal or a full pipe
+//! delays no call: a line that finds the queue full is dropped and counted, and the count is printed. What is shown
+//! before there are calls, the progress and the banner, is written without it.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,12 +10,16 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::access_log::{CLOCK, TIMESTAMP, printable};
 
-/// Lines that may wait for the terminal before more are dropped: some seconds of a busy machine.
-const QUEUE_LINES: usize = 65_536;
+/// What may wait for the terminal before more is dropped: some seconds of a busy machine.
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// A longer line of a function is printed in parts of this size.
+const MAX_LINE_BYTES: u64 = 256 * 1024;
 
 /// How long [`Console::flush`] waits for a terminal that does not take its lines.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
@@ -35,6 +40,8 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Lines {
     waiting: Vec<String>,
+    /// Of the lines that wait, and of those that are being written.
+    bytes: usize,
     dropped: u64,
     writing: bool,
 }
@@ -65,8 +72,11 @@ impl Console {
 
     /// Prints one line (without its line end). Never waits.
     pub fn line(&self, line: String) {
+        // An empty line takes memory as well.
+        let size = line.len() + size_of::<String>();
         let mut lines = self.queue.lock();
-        if lines.waiting.len() < QUEUE_LINES {
+        if lines.bytes + size <= QUEUE_BYTES {
+            lines.bytes += size;
             lines.waiting.push(line);
         } else {
             lines.dropped += 1;
@@ -84,6 +94,28 @@ impl Console {
             None if self.terminal => labelled(function, &printable(line)),
             None => wrapped(function, line, OffsetDateTime::now_utc()),
         });
+    }
+
+    /// Prints what a function writes, to its end, and shows each line to `seen`. Always reads, so that the function
+    /// never waits for the terminal.
+    pub(crate) async fn print_output(
+        &self,
+        function: &str,
+        output: impl AsyncRead + Unpin,
+        mut seen: impl FnMut(&str),
+    ) {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        while (&mut output).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0)
+        {
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end();
+            if !text.is_empty() {
+                self.function_line(function, text);
+                seen(text);
+            }
+            line.clear();
+        }
     }
 
     /// Waits until what was printed before is out, but not for a terminal that has stopped.
@@ -107,6 +139,7 @@ impl Queue {
             let mut lines = lines.unwrap_or_else(PoisonError::into_inner);
             // All that waits at once: one system call for many lines under load.
             let (batch, dropped) = (std::mem::take(&mut lines.waiting), std::mem::take(&mut lines.dropped));
+            let bytes = lines.bytes;
             lines.writing = true;
             drop(lines);
             // A terminal that is gone takes nothing; that is no reason to stop serving.
@@ -121,7 +154,10 @@ impl Queue {
                 ));
             }
             drop(out.flush());
-            self.lock().writing = false;
+            let mut lines = self.lock();
+            lines.writing = false;
+            lines.bytes -= bytes;
+            drop(lines);
             self.changed.notify_all();
         }
     }
@@ -249,16 +285,33 @@ mod tests {
     #[test]
     fn a_stopped_terminal_delays_nobody_and_the_lost_lines_are_counted() {
         let (console, start, out) = stopped();
-        for n in 0..3 * QUEUE_LINES {
-            console.line(format!("line {n}"));
+        for n in 0..40 {
+            console.line(format!("line {n}{}", " ".repeat(QUEUE_BYTES / 20)));
         }
+        assert!(console.queue.lock().bytes <= QUEUE_BYTES);
         drop(start);
         console.flush();
         console.line("after".into());
         console.flush();
         let out = String::from_utf8(out.lock().expect("not poisoned").clone()).expect("text");
-        assert!(out.starts_with("line 0\nline 1\n"), "{}", &out[..40]);
-        assert!(out.contains("log lines were dropped"));
-        assert!(out.ends_with("after\n"));
+        let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
+        assert_eq!((lines[0], lines[18], lines[lines.len() - 1]), ("line 0", "line 18", "after"));
+        let dropped = |line: &&str| {
+            let object: Value = serde_json::from_str(line).ok()?;
+            object["message"].as_str()?.strip_suffix(" log lines were dropped")?.parse::<u64>().ok()
+        };
+        assert_eq!(lines.iter().filter_map(dropped).sum::<u64>(), 21, "{lines:?}");
+    }
+
+    #[tokio::test]
+    async fn output_that_is_no_utf8_is_read_to_its_end() {
+        let (console, start, out) = stopped();
+        drop(start);
+        let mut seen = Vec::new();
+        console.print_output("rooms", &b"a\xffb\n\nlast"[..], |line| seen.push(line.to_owned())).await;
+        assert_eq!(seen, ["a\u{fffd}b", "last"]);
+        console.flush();
+        let out = String::from_utf8(out.lock().expect("not poisoned").clone()).expect("text");
+        assert!(out.contains("a\u{fffd}b") && out.contains("last"), "{out}");
     }
 }

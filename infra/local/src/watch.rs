@@ -3,9 +3,10 @@
 //! It takes no environment from a template, so all functions get what the template gives to any of them.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -24,6 +25,9 @@ use crate::ids::REGION;
 use crate::local_values::CREDENTIALS;
 use crate::progress::Progress;
 use crate::template::Function;
+
+/// The file of the functions' environment, in the state folder.
+pub(crate) const ENVIRONMENT: &str = "functions.env";
 
 /// How often to look whether it listens already.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -145,11 +149,13 @@ async fn require_cargo_lambda() -> Result<()> {
 async fn build(functions: &[Function], progress: &Progress) -> Result<()> {
     let step = progress.step("building the functions");
     let packages = functions.iter().flat_map(|function| ["--package", &function.name]);
-    let built = Command::new("cargo")
+    let built = Command::from(child::ending_with_us("cargo", "TERM"))
         .arg("build")
         .arg("--quiet")
         .args(packages)
         .stdin(Stdio::null())
+        // Whoever stops us meanwhile does not want the functions any more.
+        .kill_on_drop(true)
         .output()
         .await?;
     ensure!(
@@ -161,7 +167,8 @@ async fn build(functions: &[Function], progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Writes the environment of all functions as one file in the form that `cargo lambda watch --env-file` reads.
+/// Writes the environment of all functions as one file in the form that `cargo lambda watch --env-file` reads. It holds
+/// passwords, and is for nobody else.
 pub(crate) fn write_environment(functions: &[Function], state: &Path) -> Result<PathBuf> {
     let mut environment: BTreeMap<&str, &str> = CREDENTIALS.into_iter().collect();
     environment.extend([("AWS_REGION", REGION), ("AWS_DEFAULT_REGION", REGION)]);
@@ -176,9 +183,18 @@ pub(crate) fn write_environment(functions: &[Function], state: &Path) -> Result<
         }
     }
     let lines = environment.iter().map(|(name, value)| line(name, value)).collect::<Result<String>>()?;
-    let path = state.join("functions.env");
-    fs::write(&path, lines).with_context(|| format!("writing {}", path.display()))?;
+    let path = state.join(ENVIRONMENT);
+    write_private(&path, &lines).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    // A file that is there already would keep its mode.
+    match fs::remove_file(path) {
+        Err(why) if why.kind() != ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 /// A value in quotes, because without them it can neither be empty nor have a `=`. There is no way to escape a quote.
@@ -194,17 +210,25 @@ async fn free_port() -> Result<u16> {
 }
 
 async fn print(console: Console, output: impl AsyncRead + Unpin) {
-    let mut lines = BufReader::new(output).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        if !line.trim().is_empty() {
-            console.function_line("watch", &line);
-        }
-    }
+    console.print_output("watch", output, |_| ()).await;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn the_environment_is_for_nobody_else_also_when_its_file_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let before = folder.path().join(ENVIRONMENT);
+        fs::write(&before, "").expect("written");
+        fs::set_permissions(&before, fs::Permissions::from_mode(0o644)).expect("its mode");
+        let path = write_environment(&[], folder.path()).expect("written");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert!(fs::read_to_string(&path).expect("text").contains("AWS_REGION='"));
+    }
 
     #[test]
     fn a_value_is_quoted_with_a_quote_that_it_does_not_have() {

@@ -115,6 +115,7 @@ impl Instance {
             };
             match call.want {
                 Want::Next => {
+                    process.has_started();
                     let init = begin.elapsed();
                     place.status(|status| status.init_ms = Some(milliseconds(init)));
                     return Ok(Self { process, api, next: call.reply, invocations: 0 });

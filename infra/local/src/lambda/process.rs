@@ -5,13 +5,13 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::io::AsyncRead;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -22,9 +22,6 @@ use crate::console::Console;
 use crate::ids::REGION;
 use crate::local_values::CREDENTIALS;
 use crate::template::Function;
-
-/// A longer line is printed in parts of this size.
-const MAX_LINE_BYTES: u64 = 256 * 1024;
 
 /// How many of a process's last lines are told when it does not start.
 const LAST_WORDS: usize = 8;
@@ -144,29 +141,31 @@ pub(super) struct Process {
     child: Child,
     pid: Option<u32>,
     output: JoinSet<()>,
-    last_words: Arc<Mutex<VecDeque<String>>>,
+    last_words: Arc<LastWords>,
 }
 
 impl Process {
     fn new(mut child: Child, setup: &Setup) -> Self {
-        let last_words = Arc::new(Mutex::new(VecDeque::new()));
+        let last_words = Arc::new(LastWords(Mutex::new(Some(VecDeque::new()))));
         let mut output = JoinSet::new();
-        let printer = || Printer {
-            function: setup.function.clone(),
-            console: setup.console.clone(),
-            last_words: Arc::clone(&last_words),
-        };
         if let Some(stdout) = child.stdout.take() {
-            output.spawn(printer().print(stdout));
+            let (console, function) = (setup.console.clone(), setup.function.clone());
+            output.spawn(print(console, function, stdout, Arc::clone(&last_words)));
         }
         if let Some(stderr) = child.stderr.take() {
-            output.spawn(printer().print(stderr));
+            let (console, function) = (setup.console.clone(), setup.function.clone());
+            output.spawn(print(console, function, stderr, Arc::clone(&last_words)));
         }
         Self { pid: child.id(), child, output, last_words }
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
         self.pid
+    }
+
+    /// It asks for calls: its last words explain no failed start any more.
+    pub(super) fn has_started(&self) {
+        *self.last_words.lock() = None;
     }
 
     /// Waits for the end of the process. Can be given up and asked again.
@@ -183,42 +182,41 @@ impl Process {
         }
     }
 
-    /// Kills the process and waits until it is gone, and returns the last lines that it wrote.
+    /// Kills the process and waits until it is gone, and returns the last lines that it wrote while it started.
     pub(super) async fn end(mut self) -> String {
         self.kill();
         self.ended().await;
         let all = async { while self.output.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(OUTPUT_GRACE, all).await;
-        let last_words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        last_words.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+        let last_words = self.last_words.lock().take().unwrap_or_default();
+        Vec::from(last_words).join("\n")
     }
 }
 
-/// Prints what a process writes. Always reads, so that the process never waits for the terminal.
-struct Printer {
-    function: String,
+async fn print(
     console: Console,
-    last_words: Arc<Mutex<VecDeque<String>>>,
+    function: String,
+    output: impl AsyncRead + Unpin,
+    last_words: Arc<LastWords>,
+) {
+    console.print_output(&function, output, |line| last_words.keep(line)).await;
 }
 
-impl Printer {
-    async fn print(self, output: impl AsyncRead + Unpin) {
-        use tokio::io::AsyncReadExt as _;
-        let mut output = BufReader::new(output);
-        let mut line = Vec::new();
-        while (&mut output).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0)
-        {
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim_end();
-            if !text.is_empty() {
-                self.console.function_line(&self.function, text);
-                let mut last_words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-                if last_words.len() == LAST_WORDS {
-                    last_words.pop_front();
-                }
-                last_words.push_back(text.to_owned());
+/// What a process wrote last while it started: when it does not start, it is told why. `None` once it has started.
+#[derive(Debug)]
+struct LastWords(Mutex<Option<VecDeque<String>>>);
+
+impl LastWords {
+    fn lock(&self) -> MutexGuard<'_, Option<VecDeque<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, line: &str) {
+        if let Some(lines) = self.lock().as_mut() {
+            if lines.len() == LAST_WORDS {
+                lines.pop_front();
             }
-            line.clear();
+            lines.push_back(line.to_owned());
         }
     }
 }

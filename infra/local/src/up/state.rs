@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use super::Endpoints;
+use crate::watch;
 
 /// The file that says where everything is.
 pub(super) const ENDPOINTS: &str = "endpoints.json";
@@ -57,6 +58,7 @@ impl State {
         let state = Self { folder, _lock: lock };
         // What a killed run has left behind leads nowhere.
         state.withdraw();
+        state.remove(watch::ENVIRONMENT);
         Ok(state)
     }
 
@@ -74,13 +76,24 @@ impl State {
 
     /// Removes `endpoints.json`.
     pub(super) fn withdraw(&self) {
-        let path = self.folder.join(ENDPOINTS);
+        self.remove(ENDPOINTS);
+    }
+
+    fn remove(&self, file: &str) {
+        let path = self.folder.join(file);
         match fs::remove_file(&path) {
             Err(why) if why.kind() != ErrorKind::NotFound => {
                 tracing::warn!("{} stays: {why}", path.display())
             }
             _ => {}
         }
+    }
+}
+
+/// The functions' environment holds passwords, and nobody needs it any longer.
+impl Drop for State {
+    fn drop(&mut self) {
+        self.remove(watch::ENVIRONMENT);
     }
 }
 
@@ -123,6 +136,16 @@ mod tests {
         assert!(!file.exists());
         state.publish(&endpoints()).expect("written");
         state.withdraw();
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn the_environment_of_the_functions_does_not_stay_behind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = State::claim(folder.path()).expect("free");
+        let file = watch::write_environment(&[], state.folder()).expect("written");
+        assert!(file.exists());
+        drop(state);
         assert!(!file.exists());
     }
 }
