@@ -28,7 +28,7 @@ use crate::access_log::{Access, AccessLog, Api};
 use crate::faults::{FaultSet, Faults};
 use crate::lambda::{Invocation, InvokeError, Lambda, MAX_PAYLOAD_BYTES};
 use crate::local_values::{function_arn, function_of_arn};
-use crate::server::{self, read_body};
+use crate::server::{self, BodyError, read_body};
 
 /// Serves the control API.
 #[derive(Clone, Debug)]
@@ -63,11 +63,17 @@ impl Control {
             );
         }
         let (parts, body) = request.into_parts();
-        let Ok(body) = read_body(body, MAX_PAYLOAD_BYTES).await else {
-            let message = format!(
-                "Request must be smaller than {MAX_PAYLOAD_BYTES} bytes for the InvokeFunction operation"
-            );
-            return exception(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", &message);
+        let body = match read_body(body, MAX_PAYLOAD_BYTES).await {
+            Ok(body) => body,
+            Err(BodyError::TooLarge) => {
+                let message = format!(
+                    "Request must be smaller than {MAX_PAYLOAD_BYTES} bytes for the InvokeFunction operation"
+                );
+                return exception(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", &message);
+            }
+            Err(BodyError::Broken) => {
+                return error(StatusCode::REQUEST_TIMEOUT, "the body did not come whole");
+            }
         };
         let steps: Vec<&str> = parts.uri.path().split('/').skip(1).collect();
         match (&parts.method, steps.as_slice()) {

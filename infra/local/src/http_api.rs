@@ -148,7 +148,7 @@ impl HttpGateway {
         let body = read_body(body, MAX_BODY_BYTES).await.map_err(|error| match error {
             BodyError::TooLarge => Failure::TOO_LARGE,
             BodyError::Broken => {
-                Failure::new(StatusCode::BAD_REQUEST, "Bad Request", "the body ended too soon")
+                Failure::new(StatusCode::BAD_REQUEST, "Bad Request", "the body did not come whole")
             }
         })?;
         let event = event::build(parts, &body, &origin, found, &self.api_id, &self.stage);

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -17,11 +17,9 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::access_log::{Access, Api};
 use crate::faults::hits;
 use crate::ids::Id;
+use crate::server::{BodyError, read_body};
 use crate::websocket_api::Gateway;
 use crate::websocket_api::connections::{Connection, PushError};
-
-/// What is read and thrown away of a body that is too large, so that its sender gets to read the answer.
-const MAX_DISCARDED_BYTES: usize = 10 * 1024 * 1024;
 
 /// Answers `POST`, `GET` or `DELETE /{stage}/@connections/{id}`.
 pub(crate) async fn answer(
@@ -75,6 +73,8 @@ enum Refusal {
     InvalidId(String),
     Gone,
     TooLarge,
+    /// The body did not come whole.
+    Incomplete,
     LimitExceeded,
     /// A status that a fault asks for.
     Fault(StatusCode),
@@ -103,6 +103,9 @@ impl Refusal {
             Self::Gone => (StatusCode::GONE, "GoneException", String::new()),
             Self::TooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLargeException", "Message too long".into())
+            }
+            Self::Incomplete => {
+                (StatusCode::REQUEST_TIMEOUT, "RequestTimeoutException", "Request timed out".into())
             }
             Self::LimitExceeded => {
                 (StatusCode::TOO_MANY_REQUESTS, "LimitExceededException", "Too many requests".into())
@@ -170,7 +173,7 @@ async fn act(
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let method = request.method().clone();
     // Read whatever comes of it: a body that is left unread ends the caller's connection.
-    let body = read(request.into_body(), gateway.limits.message_bytes).await;
+    let body = read_body(request.into_body(), gateway.limits.message_bytes).await;
     let silent = fault(gateway).await?;
     let connection = gateway.connections.get(id).ok_or(Refusal::Gone)?;
     if method == Method::DELETE {
@@ -181,7 +184,10 @@ async fn act(
     if method == Method::GET {
         return Ok(describe(&connection));
     }
-    let text = body.ok_or(Refusal::TooLarge)?;
+    let text = body.map(text).map_err(|why| match why {
+        BodyError::TooLarge => Refusal::TooLarge,
+        BodyError::Broken => Refusal::Incomplete,
+    })?;
     if silent {
         return Ok(empty(StatusCode::OK));
     }
@@ -238,35 +244,6 @@ fn timestamp(time: OffsetDateTime) -> String {
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings are JSON")
-}
-
-/// Reads a body of at most `limit` bytes; `None` if it is larger. A body that came in one piece is not copied.
-async fn read(mut body: Incoming, limit: usize) -> Option<Utf8Bytes> {
-    let mut whole = Bytes::new();
-    let mut read = 0;
-    while !body.is_end_stream() {
-        // A caller that breaks off in the middle reads no answer.
-        let frame = body.frame().await?.ok()?;
-        let Ok(data) = frame.into_data() else { continue };
-        read += data.len();
-        if read > MAX_DISCARDED_BYTES {
-            return None;
-        }
-        if read <= limit {
-            whole = joined(whole, data);
-        }
-    }
-    (read <= limit).then(|| text(whole))
-}
-
-fn joined(whole: Bytes, data: Bytes) -> Bytes {
-    if whole.is_empty() {
-        return data;
-    }
-    // The only holder of its bytes grows them in place.
-    let mut whole = BytesMut::from(whole);
-    whole.extend_from_slice(&data);
-    whole.freeze()
 }
 
 /// A text frame must be UTF-8, so what is not is replaced.
@@ -326,12 +303,10 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_a_body_become_one_and_one_piece_is_not_copied() {
-        let piece = Bytes::from(vec![b'a'; 10]);
-        let address = piece.as_ptr();
-        let whole = joined(Bytes::new(), piece);
-        assert_eq!(text(whole.clone()).as_str().as_ptr(), address);
-        assert_eq!(joined(whole, Bytes::from_static(b"b")), "aaaaaaaaaab");
+    fn a_text_is_not_copied() {
+        let body = Bytes::from(vec![b'a'; 10]);
+        let address = body.as_ptr();
+        assert_eq!(text(body).as_str().as_ptr(), address);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::MAX_PAYLOAD_BYTES;
-use crate::server::{BodyError, read_body};
+use crate::server::{Acceptor, BodyError, read_body};
 
 pub(super) type Reply = Response<Full<Bytes>>;
 
@@ -84,9 +84,9 @@ impl RuntimeApi {
 
 async fn serve(listener: TcpListener, calls: mpsc::Sender<Call>) {
     let mut connections = JoinSet::new();
-    // An error of `accept` concerns one connection, which the runtime opens again.
+    let mut acceptor = Acceptor::new(listener);
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (stream, _) = acceptor.accept().await;
         drop(stream.set_nodelay(true));
         let calls = calls.clone();
         let service = service_fn(move |request| handle(request, calls.clone()));
