@@ -1,8 +1,8 @@
 //! How connections end, and what `$disconnect` is told of it.
 
 use anyhow::Result;
-use serde_json::json;
-use tests::websocket::Closed;
+use serde_json::{Value, json};
+use tests::{test_app::eventually, websocket::Closed};
 
 use crate::harness::{Changes, DISCONNECT_LINE, Gateway};
 
@@ -115,4 +115,34 @@ async fn a_gateway_that_is_stopped_closes_with_1001_and_tells_it() -> Result<()>
     }
     assert!(gateway.aws.ended().await?.success(), "{}", gateway.aws.log());
     Ok(())
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_stopped_waits_for_the_frames_in_work() -> Result<()> {
+    let mut gateway = Gateway::start().await?;
+    let mut socket = gateway.connect().await?;
+    gateway.functions.hold("reply");
+    socket.send_json(&json!({"action": "reply"})).await?;
+    let call = gateway.functions.next("reply").await;
+    gateway.aws.terminate()?;
+    assert_eq!(socket.closed().await?, Closed::With(1001, "Going away".into()));
+    drop(socket);
+    // The connection is gone and told; the frame alone is what the gateway waits for.
+    let ended = eventually("the end of the connection is in the log", async || {
+        line(&gateway, "$disconnect").ok_or_else(|| gateway.aws.log())
+    })
+    .await;
+    assert_eq!((&ended["close_code"], &ended["closed_by_gateway"]), (&json!(1001), &json!(true)));
+    call.answer_json(json!({"statusCode": 200, "body": "too late for its client"})).await;
+    assert!(gateway.aws.ended().await?.success(), "{}", gateway.aws.log());
+    let frame = line(&gateway, "reply").expect("a frame in work has its line, too");
+    assert_eq!((&frame["status"], &frame["function"]), (&json!(200), &json!("reply")), "{frame}");
+    Ok(())
+}
+
+/// The access line of this route.
+fn line(gateway: &Gateway, route: &str) -> Option<Value> {
+    let log = gateway.aws.log();
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.find(|line| line["message"] == "access" && line["route"] == route)
 }

@@ -1,5 +1,6 @@
 //! The access log: one line for every call that reaches the local AWS, also for those that no function sees.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,6 +11,9 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use crate::console::Console;
+
+/// A route is cut after so many bytes: a path that no route takes may be as long as its sender likes.
+const MAX_ROUTE_BYTES: usize = 512;
 
 /// Which part of the local AWS a call came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +54,15 @@ pub struct Access<'a> {
     pub error: Option<&'a str>,
 }
 
+/// How a connection ended, for the line of its `$disconnect`. Without the reason, which is the client's text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Close {
+    /// The code of the close frame, or what stands for none.
+    pub(crate) code: u16,
+    /// Whether the gateway closed it.
+    pub(crate) by_gateway: bool,
+}
+
 /// Writes the access lines. Never waits for the terminal.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
@@ -78,6 +91,10 @@ struct JsonLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     source_ip: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    close_code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_by_gateway: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
 
@@ -89,8 +106,18 @@ impl AccessLog {
 
     /// Writes the line of one call.
     pub fn write(&self, access: &Access<'_>) {
+        self.write_line(access, None);
+    }
+
+    /// Writes the line of a `$disconnect`.
+    pub(crate) fn write_disconnect(&self, access: &Access<'_>, close: Close) {
+        self.write_line(access, Some(close));
+    }
+
+    fn write_line(&self, access: &Access<'_>, close: Option<Close>) {
         let now = OffsetDateTime::now_utc();
-        self.console.line(if self.console.is_terminal() { columns(access, now) } else { json(access, now) });
+        let form = if self.console.is_terminal() { columns } else { json };
+        self.console.line(form(access, close, now));
     }
 }
 
@@ -98,25 +125,27 @@ fn level(access: &Access<'_>) -> &'static str {
     if access.status >= 500 { "ERROR" } else { "INFO" }
 }
 
-fn json(access: &Access<'_>, now: OffsetDateTime) -> String {
+fn json(access: &Access<'_>, close: Option<Close>, now: OffsetDateTime) -> String {
     let line = JsonLine {
         timestamp: &now.format(TIMESTAMP).expect("a date of these centuries"),
         level: level(access),
         message: "access",
         api: access.api,
-        route: access.route,
+        route: &shortened(access.route),
         status: access.status,
         duration_ms: (access.duration.as_secs_f64() * 100_000.0).round() / 100.0,
         request_id: access.request_id,
         connection_id: access.connection_id,
         function: access.function,
         source_ip: access.source_ip,
+        close_code: close.map(|close| close.code),
+        closed_by_gateway: close.map(|close| close.by_gateway),
         error: access.error,
     };
     serde_json::to_string(&line).expect("a line of strings and numbers is JSON")
 }
 
-fn columns(access: &Access<'_>, now: OffsetDateTime) -> String {
+fn columns(access: &Access<'_>, close: Option<Close>, now: OffsetDateTime) -> String {
     let clock = now.format(CLOCK).expect("a date of these centuries");
     let colour = match access.status {
         0..400 => 32,
@@ -134,8 +163,12 @@ fn columns(access: &Access<'_>, now: OffsetDateTime) -> String {
     let mut line = format!(
         "\x1b[2m{clock}\x1b[0m {api:<8} \x1b[{colour}m{}\x1b[0m {milliseconds:>8.1} ms  {}",
         access.status,
-        printable(access.route)
+        printable(&shortened(access.route))
     );
+    if let Some(Close { code, by_gateway }) = close {
+        let by = if by_gateway { " by the gateway" } else { "" };
+        write!(line, " ({code}{by})").expect("a string takes all");
+    }
     if let Some(connection_id) = access.connection_id {
         write!(line, "  \x1b[2m{connection_id}\x1b[0m").expect("a string takes all");
     }
@@ -143,6 +176,13 @@ fn columns(access: &Access<'_>, now: OffsetDateTime) -> String {
         write!(line, "  \x1b[31m{}\x1b[0m", printable(error)).expect("a string takes all");
     }
     line
+}
+
+fn shortened(route: &str) -> Cow<'_, str> {
+    if route.len() <= MAX_ROUTE_BYTES {
+        return route.into();
+    }
+    format!("{}\u{2026}", &route[..route.floor_char_boundary(MAX_ROUTE_BYTES)]).into()
 }
 
 /// A path comes from outside: it must not be able to steer the terminal.
@@ -172,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_line_is_one_json_object_with_the_fields_that_the_call_has() {
-        let line = json(&access(), OffsetDateTime::UNIX_EPOCH);
+        let line = json(&access(), None, OffsetDateTime::UNIX_EPOCH);
         assert_eq!(
             line,
             r#"{"timestamp":"1970-01-01T00:00:00.000Z","level":"INFO","message":"access","api":"http","route":"GET /rooms/{room}","status":200,"duration_ms":12.35,"request_id":"JKJaXmPLvHcESHA=","function":"rooms","source_ip":"127.0.0.1"}"#
@@ -181,7 +221,23 @@ mod tests {
 
     #[test]
     fn a_path_cannot_steer_the_terminal() {
-        let line = columns(&Access { route: "GET /\x1b[2J", ..access() }, OffsetDateTime::UNIX_EPOCH);
+        let line = columns(&Access { route: "GET /\x1b[2J", ..access() }, None, OffsetDateTime::UNIX_EPOCH);
         assert!(!line.contains("\x1b[2J"), "{line:?}");
+    }
+
+    #[test]
+    fn a_long_path_is_cut_between_two_characters() {
+        let route = format!("GET /{}", "\u{e4}".repeat(40_000));
+        let line = json(&Access { route: &route, ..access() }, None, OffsetDateTime::UNIX_EPOCH);
+        assert!(line.contains("\u{e4}\u{2026}\"") && line.len() < 2 * MAX_ROUTE_BYTES, "{line}");
+    }
+
+    #[test]
+    fn the_end_of_a_connection_has_its_code_and_whether_the_gateway_closed_it() {
+        let close = Some(Close { code: 1001, by_gateway: true });
+        let line = json(&access(), close, OffsetDateTime::UNIX_EPOCH);
+        assert!(line.contains(r#""close_code":1001,"closed_by_gateway":true"#), "{line}");
+        let line = columns(&access(), close, OffsetDateTime::UNIX_EPOCH);
+        assert!(line.contains("(1001 by the gateway)"), "{line}");
     }
 }

@@ -1,7 +1,7 @@
 //! The WebSocket API: one listener for handshakes and frames on `/{stage}` and for `@connections` below it.
 //!
-//! A frame's path takes no lock that others take too: its connection has a task of its own, the open
-//! connections are in a sharded map, and a payload is shared from where it was read to where it is written.
+//! No frame waits for another connection's: each connection has a task of its own, and the open connections are
+//! in a sharded map. What all of them share, the functions' pools and the log's queue, is locked only for moments.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -25,6 +25,7 @@ use crate::faults::Faults;
 use crate::ids::{self, Id};
 use crate::lambda::Lambda;
 use crate::management;
+use crate::server::Acceptor;
 use crate::template::{Route, WebSocketApi};
 use answer::Answer;
 use connections::{Connection, Connections};
@@ -43,7 +44,7 @@ mod request_head;
 mod routing;
 mod socket;
 
-/// How long `$disconnect` may take for all connections that end with the gateway.
+/// How long frames and `$disconnect`s may take for all connections that end with the gateway.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// API Gateway's limits for WebSocket APIs. The clocks can be set shorter, so that tests can see them.
@@ -93,7 +94,7 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) connections: Connections,
     port: u16,
-    /// Handshakes, sockets and `$disconnect`s under way.
+    /// Handshakes, sockets, frames and `$disconnect`s under way.
     tasks: TaskTracker,
     /// Ends every socket with 1001.
     closing: CancellationToken,
@@ -148,8 +149,8 @@ impl WebSocketGateway {
         Ok(Self { api, selection, lambda, faults, log, limits })
     }
 
-    /// Serves until `shutdown`; then closes every connection with 1001, and returns when `$disconnect` has
-    /// run for each. `@connections` works to the end, because functions may still need it.
+    /// Serves until `shutdown`; then closes every connection with 1001, and returns when the frames in work are
+    /// done and `$disconnect` has run for each. `@connections` works to the end, because functions may still need it.
     ///
     /// # Errors
     /// If the listener fails.
@@ -175,14 +176,12 @@ impl WebSocketGateway {
         };
         tokio::pin!(all_closed);
         let mut clients = JoinSet::new();
+        let mut acceptor = Acceptor::new(listener);
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => { clients.spawn(serve_client(Arc::clone(&gateway), stream, peer)); }
-                    // The client was gone before it was accepted, or this process has too many files open:
-                    // the first is no matter, the second ends when others leave.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-                },
+                (stream, peer) = acceptor.accept() => {
+                    clients.spawn(serve_client(Arc::clone(&gateway), stream, peer));
+                }
                 Some(_) = clients.join_next() => {}
                 () = &mut all_closed => return Ok(()),
             }
@@ -274,21 +273,24 @@ impl Gateway {
         let request_id = Id::new();
         let authorizer = connection.authorizer.as_deref();
         let event = events::disconnect(&self.names, &connection.caller, authorizer, request_id, end.status());
+        let close = end.close();
         let (gateway, connection) = (Arc::clone(self), Arc::clone(connection));
         self.tasks.spawn(async move {
             let started = Instant::now();
             let called = gateway.call(&route, event).await;
-            gateway.log.write(&Access {
+            let connection_id = connection.id();
+            let access = Access {
                 api: Api::Websocket,
                 route: DISCONNECT,
                 status: called.status(),
                 duration: started.elapsed(),
                 request_id: request_id.as_str(),
-                connection_id: Some(connection.id().as_str()),
+                connection_id: Some(connection_id.as_str()),
                 function: Some(&route.function),
                 source_ip: Some(connection.caller.source_ip),
                 error: called.cause(),
-            });
+            };
+            gateway.log.write_disconnect(&access, close);
         });
     }
 }

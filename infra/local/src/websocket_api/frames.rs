@@ -35,13 +35,12 @@ impl Frame<'_> {
         let Self { gateway, connection, request_id, .. } = *self;
         let authorizer = connection.authorizer.as_deref();
         let event = events::message(&gateway.names, &connection.caller, authorizer, key, request_id, body);
-        let called = gateway.call(route, event).await.fit(gateway.limits.message_bytes);
-        let (status, cause) = (called.status(), called.cause());
-        self.log(key, Some(&route.function), status, cause);
-        match called {
+        let mut called = gateway.call(route, event).await.fit(gateway.limits.message_bytes);
+        match &mut called {
             // An answer without a body has nothing to give back.
             Called::Answered(answer) => {
-                if let Some(body) = answer.body.filter(|body| route.route_response && !body.is_empty()) {
+                let body = answer.body.take();
+                if let Some(body) = body.filter(|body| route.route_response && !body.is_empty()) {
                     connection.reply(body.into());
                 }
             }
@@ -50,11 +49,13 @@ impl Frame<'_> {
                 self.reply_error("Internal server error")
             }
         }
+        // The client does not wait for the log.
+        self.log(key, Some(&route.function), called.status(), called.cause());
     }
 
     fn refuse(&self) {
-        self.log(DEFAULT, None, 403, Some("no route takes the frame"));
         self.reply_error("Forbidden");
+        self.log(DEFAULT, None, 403, Some("no route takes the frame"));
     }
 
     fn reply_error(&self, message: &str) {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -30,6 +31,9 @@ use crate::template::{Authorizer, Route};
 
 /// What is read from a socket at once, and what is kept for every open connection.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
+
+/// How long an authorizer may take, which no template can change.
+const AUTHORIZER_LIMIT: Duration = Duration::from_secs(29);
 
 /// Answers a handshake. If the client leaves meanwhile, authorizer and `$connect` run to their end all the
 /// same, and a connection that they opened is told to `$disconnect`.
@@ -87,7 +91,7 @@ fn refuse_request(
         api: Api::Websocket,
         route: &format!("{} {}", request.method(), request.uri().path()),
         status: status.as_u16(),
-        duration: std::time::Duration::ZERO,
+        duration: Duration::ZERO,
         request_id: Id::new().as_str(),
         connection_id: None,
         function: None,
@@ -202,7 +206,12 @@ impl Opening {
         let names = &self.gateway.names;
         let event = events::authorize(names, &self.caller, &self.request, self.request_id);
         let asked_at = Instant::now();
-        match self.gateway.lambda.invoke(&authorizer.function, event).await {
+        let lambda = &self.gateway.lambda;
+        let patience = lambda.patience(&authorizer.function, AUTHORIZER_LIMIT);
+        let Ok(invoked) = timeout(patience, lambda.invoke(&authorizer.function, event)).await else {
+            return Err(Refusal::Failed("the authorizer timed out"));
+        };
+        match invoked {
             Err(_) => Err(Refusal::Failed("the authorizer cannot be invoked")),
             Ok(thrown) if thrown.function_error.is_some() => {
                 Err(authorizer::refusal_of_error(&thrown.payload))

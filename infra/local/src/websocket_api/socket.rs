@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolE
 
 use super::connections::{Connection, Outbound};
 use super::{Gateway, frames};
+use crate::access_log::Close;
 
 /// How many frames of one client may be in work. With more, its socket is not read for a while: one client
 /// that floods must not fill this machine's memory.
@@ -50,6 +51,11 @@ impl End {
         }
     }
 
+    /// For the log.
+    pub(super) fn close(&self) -> Close {
+        Close { code: self.status().0, by_gateway: matches!(self, Self::ByGateway(..)) }
+    }
+
     /// What the gateway makes of a socket that cannot be read any further.
     fn of_error(error: &Error) -> Self {
         match error {
@@ -73,7 +79,7 @@ pub(super) async fn run(
         Socket { gateway, connection, outbound, stream, unflushed: false, frames: JoinSet::new() };
     let end = socket.converse().await;
     socket.gateway.ended(&socket.connection, &end);
-    // Their functions run on, and their lines belong into the log.
+    // Their functions run on, and their lines belong into the log: the gateway waits for them.
     socket.frames.detach_all();
     // A client that does not answer is left.
     let _ = timeout(LINGER, socket.say_goodbye(end)).await;
@@ -166,11 +172,9 @@ impl Socket {
         match received {
             Some(Ok(Message::Text(text))) => {
                 self.connection.touch();
-                self.frames.spawn(frames::handle(
-                    Arc::clone(&self.gateway),
-                    Arc::clone(&self.connection),
-                    text,
-                ));
+                let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&self.connection));
+                let frame = frames::handle(gateway, connection, text);
+                self.frames.spawn(self.gateway.tasks.track_future(frame));
                 None
             }
             // A pong goes out by itself. Whether pings keep a connection from being idle on AWS is not known,
