@@ -245,3 +245,18 @@ async fn who_is_refused_never_reaches_connect_and_nothing_is_cached() -> Result<
     assert_eq!(connect.context("authorizer")["turn"], "second", "the first that $connect hears of");
     Ok(())
 }
+
+#[tokio::test]
+async fn an_authorizer_that_takes_too_long_makes_the_handshake_a_500() -> Result<()> {
+    let mut gateway = Changes::default().argument("--authorizer-limit-seconds=0.2").start().await?;
+    gateway.functions.hold("authorize");
+    let handshake = gateway.connecting();
+    let call = gateway.functions.next("authorize").await;
+    let refused = handshake.await?.err().context("it is refused")?.downcast::<Refused>()?;
+    assert_eq!(refused.status, 500);
+    call.answer_json(policy(&json!([]), &json!({}))).await;
+    gateway.aws.terminate()?;
+    gateway.aws.ended().await?;
+    assert!(gateway.aws.log().contains("the authorizer timed out"), "{}", gateway.aws.log());
+    Ok(())
+}

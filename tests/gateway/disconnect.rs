@@ -128,11 +128,14 @@ async fn a_gateway_that_is_stopped_waits_for_the_frames_in_work() -> Result<()> 
     assert_eq!(socket.closed().await?, Closed::With(1001, "Going away".into()));
     drop(socket);
     // The connection is gone and told; the frame alone is what the gateway waits for.
+    let id = call.connection_id().to_owned();
     let ended = eventually("the end of the connection is in the log", async || {
         line(&gateway, "$disconnect").ok_or_else(|| gateway.aws.log())
     })
     .await;
     assert_eq!((&ended["close_code"], &ended["closed_by_gateway"]), (&json!(1001), &json!(true)));
+    let gone = gateway.management().get_connection().connection_id(&id).send().await;
+    assert!(gone.expect_err("it has ended").into_service_error().is_gone_exception());
     call.answer_json(json!({"statusCode": 200, "body": "too late for its client"})).await;
     assert!(gateway.aws.ended().await?.success(), "{}", gateway.aws.log());
     let frame = line(&gateway, "reply").expect("a frame in work has its line, too");

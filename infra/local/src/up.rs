@@ -77,6 +77,9 @@ pub struct Options {
     /// Close every WebSocket after so long; for tests, which cannot wait two hours.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, hide = true)]
     pub connection_limit_seconds: Option<Duration>,
+    /// Wait so long for an authorizer; for tests, which cannot wait half a minute.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, hide = true)]
+    pub authorizer_limit_seconds: Option<Duration>,
 }
 
 fn at_least_one(text: &str) -> Result<usize> {
@@ -282,6 +285,7 @@ fn limits(options: &Options) -> Limits {
     Limits {
         idle: options.idle_timeout_seconds.unwrap_or(usual.idle),
         connection: options.connection_limit_seconds.unwrap_or(usual.connection),
+        authorizer: options.authorizer_limit_seconds.unwrap_or(usual.authorizer),
         ..usual
     }
 }

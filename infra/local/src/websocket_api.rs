@@ -54,6 +54,8 @@ pub struct Limits {
     pub idle: Duration,
     /// A connection is closed with 1001 after so long, whatever happens on it.
     pub connection: Duration,
+    /// A handshake whose authorizer takes longer fails. No template can change it.
+    pub authorizer: Duration,
     /// The largest frame from a client, in bytes. A larger one is closed with 1009.
     pub frame_bytes: usize,
     /// The largest message in either direction, in bytes.
@@ -65,6 +67,7 @@ impl Default for Limits {
         Self {
             idle: Duration::from_secs(10 * 60),
             connection: Duration::from_secs(2 * 60 * 60),
+            authorizer: Duration::from_secs(29),
             frame_bytes: 32 * 1024,
             message_bytes: 128 * 1024,
         }

@@ -32,9 +32,6 @@ use crate::template::{Authorizer, Route};
 /// What is read from a socket at once, and what is kept for every open connection.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
 
-/// How long an authorizer may take, which no template can change.
-const AUTHORIZER_LIMIT: Duration = Duration::from_secs(29);
-
 /// Answers a handshake. If the client leaves meanwhile, authorizer and `$connect` run to their end all the
 /// same, and a connection that they opened is told to `$disconnect`.
 pub(super) async fn respond(
@@ -207,7 +204,7 @@ impl Opening {
         let event = events::authorize(names, &self.caller, &self.request, self.request_id);
         let asked_at = Instant::now();
         let lambda = &self.gateway.lambda;
-        let patience = lambda.patience(&authorizer.function, AUTHORIZER_LIMIT);
+        let patience = lambda.patience(&authorizer.function, self.gateway.limits.authorizer);
         let Ok(invoked) = timeout(patience, lambda.invoke(&authorizer.function, event)).await else {
             return Err(Refusal::Failed("the authorizer timed out"));
         };
