@@ -135,6 +135,8 @@ pub struct RedisSection {
     pub cluster: bool,
     /// What `REDIS_CA_FILE` holds: whom to trust instead of the system's roots. At least one certificate, as PEM.
     pub authorities: Option<Vec<u8>>,
+    /// `HISTORY_IDLE_DAYS`: for how long a room stays after its last use.
+    pub room_lifetime: Duration,
 }
 
 impl Section for RedisSection {
@@ -143,7 +145,14 @@ impl Section for RedisSection {
         let connection = redis::IntoConnectionInfo::into_connection_info(environment.required(VARIABLE)?);
         let connection = connection.map_err(|_| bad(VARIABLE, "must be a redis:// or rediss:// URL"))?;
         let cluster = environment.switch("REDIS_CLUSTER")?;
-        Ok(Self { connection, cluster, authorities: read_authorities(environment)? })
+        let days = environment.number("HISTORY_IDLE_DAYS", 30, 15..=3_650)?;
+        Ok(Self {
+            connection,
+            cluster,
+            authorities: read_authorities(environment)?,
+            // More than the 14 days that the queue keeps what is on its way to Postgres.
+            room_lifetime: Duration::from_secs(days * 24 * 60 * 60),
+        })
     }
 }
 

@@ -13,6 +13,7 @@
 pub mod configuration;
 pub mod domain;
 pub mod error;
+pub mod history;
 pub mod identity;
 pub mod password;
 pub mod postgres;

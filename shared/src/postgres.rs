@@ -1,15 +1,17 @@
-//! Postgres: users, sessions, rooms, members. All the SQL.
+//! Postgres: users, sessions, rooms, members, messages. All the SQL.
 //!
 //! Uniqueness and references are the database's to enforce; what it refuses is recognised by the name of the constraint.
-//! Nothing of the path of a message is here.
+//! Nothing that a sender waits for is here.
 
 mod link;
 mod members;
+mod messages;
 mod rooms;
 mod sessions;
 mod users;
 
 pub use members::Situation;
+pub use messages::{Arrival, Known, Settlement, Stored, StoredRoom, Stretch};
 pub use rooms::RoomWithRole;
 pub use sessions::{EndedSessions, Session};
 pub use users::{Credentials, NewUser};

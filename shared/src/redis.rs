@@ -3,6 +3,7 @@
 //! It must run on one plain Redis 7, on a Redis Cluster, and on ElastiCache Serverless: every script names its keys,
 //! and all of them carry one hash tag. A script that may have run although its answer was lost is safe to run again.
 
+mod archive;
 mod connections;
 mod keys;
 mod link;
@@ -12,9 +13,11 @@ mod tickets;
 
 use redis::FromRedisValue;
 
+pub use archive::{Compared, Entry, Settled};
 pub use connections::Admission;
 pub use rooms::{
-    Cursor, JoinOutcome, Joined, LogPage, Posted, Resume, RoomSummary, Subscriber, SubscriberChange,
+    Cursor, Head, JoinOutcome, Joined, LogPage, News, Posted, Resume, RoomSummary, Subscriber,
+    SubscriberChange,
 };
 
 use crate::{
@@ -37,6 +40,7 @@ const WIDTH: usize = 32;
 pub struct Redis {
     link: Link,
     scripts: &'static Scripts,
+    room_lifetime_seconds: u64,
 }
 
 impl Redis {
@@ -45,7 +49,11 @@ impl Redis {
     /// # Errors
     /// The client cannot be set up with `REDIS_URL`.
     pub fn new(section: &RedisSection) -> Result<Self, ConfigurationError> {
-        Ok(Self { link: Link::new(section)?, scripts: Scripts::get() })
+        Ok(Self {
+            link: Link::new(section)?,
+            scripts: Scripts::get(),
+            room_lifetime_seconds: section.room_lifetime.as_secs(),
+        })
     }
 
     /// Whether Redis answers.
@@ -121,6 +129,7 @@ impl Script {
 /// All the scripts, hashed once in the life of the process.
 struct Scripts {
     admit: Script,
+    compare: Script,
     end_room: Script,
     end_sessions: Script,
     expel: Script,
@@ -132,9 +141,11 @@ struct Scripts {
     peek: Script,
     post: Script,
     record_connection: Script,
+    settle: Script,
     summary: Script,
     throttle: Script,
     told: Script,
+    trim: Script,
 }
 
 impl Scripts {
@@ -149,6 +160,7 @@ impl Scripts {
         const WINDOW: &str = include_str!("redis/scripts/window.lua");
         Self {
             admit: Script::new(&[WINDOW, include_str!("redis/scripts/admit.lua")]),
+            compare: Script::new(&[ROOM, include_str!("redis/scripts/compare.lua")]),
             end_room: Script::new(&[include_str!("redis/scripts/end_room.lua")]),
             end_sessions: Script::new(&[include_str!("redis/scripts/end_sessions.lua")]),
             expel: Script::new(&[ROOM, include_str!("redis/scripts/expel.lua")]),
@@ -160,9 +172,11 @@ impl Scripts {
             peek: Script::new(&[include_str!("redis/scripts/peek.lua")]),
             post: Script::new(&[ROOM, include_str!("redis/scripts/post.lua")]),
             record_connection: Script::new(&[include_str!("redis/scripts/record_connection.lua")]),
+            settle: Script::new(&[ROOM, include_str!("redis/scripts/settle.lua")]),
             summary: Script::new(&[include_str!("redis/scripts/summary.lua")]),
             throttle: Script::new(&[WINDOW, include_str!("redis/scripts/throttle.lua")]),
             told: Script::new(&[include_str!("redis/scripts/told.lua")]),
+            trim: Script::new(&[ROOM, include_str!("redis/scripts/trim.lua")]),
         }
     }
 }

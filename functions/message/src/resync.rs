@@ -2,7 +2,10 @@
 
 use shared::{
     Result,
-    domain::{messages::Generation, rooms::RoomId},
+    domain::{
+        messages::{ConnectionId, Generation},
+        rooms::RoomId,
+    },
     protocol::frames::Resync,
 };
 
@@ -19,19 +22,49 @@ pub(crate) async fn tell_if(
     generation: &Generation,
     deadline: Instant,
 ) {
-    if !forgotten {
-        return;
+    if forgotten {
+        tell_or_log(app, room, generation, None, deadline).await;
     }
+}
+
+/// The same, but for one connection that knows already.
+pub(crate) async fn tell_others_if(
+    forgotten: bool,
+    app: &App,
+    room: &RoomId,
+    generation: &Generation,
+    knows: &ConnectionId,
+    deadline: Instant,
+) {
+    if forgotten {
+        tell_or_log(app, room, generation, Some(knows), deadline).await;
+    }
+}
+
+async fn tell_or_log(
+    app: &App,
+    room: &RoomId,
+    generation: &Generation,
+    knows: Option<&ConnectionId>,
+    deadline: Instant,
+) {
     tracing::warn!(room.id = %room, generation = generation.as_str(), "Redis has forgotten a part of the room's log");
-    if let Err(error) = tell(app, room, generation, deadline).await {
+    if let Err(error) = tell(app, room, generation, knows, deadline).await {
         tracing::warn!(room.id = %room, cause = error.cause_chain(), "a room could not be told to read again");
     }
 }
 
-async fn tell(app: &App, room: &RoomId, generation: &Generation, deadline: Instant) -> Result<()> {
+async fn tell(
+    app: &App,
+    room: &RoomId,
+    generation: &Generation,
+    knows: Option<&ConnectionId>,
+    deadline: Instant,
+) -> Result<()> {
     let frame = Resync { room: room.clone(), generation: generation.clone() };
     let frame = serde_json::to_string(&frame).expect("two strings serialise");
     let subscribers = app.redis.subscribers(room).await?;
-    app.connections.push(room, &frame, &subscribers.iter().collect::<Vec<_>>(), deadline).await;
+    let receivers = subscribers.iter().filter(|subscriber| Some(&subscriber.connection) != knows);
+    app.connections.push(room, &frame, &receivers.collect::<Vec<_>>(), deadline).await;
     app.redis.note_told(room, generation).await
 }

@@ -7,6 +7,7 @@ use lambda::http::{Authenticated, Failed, QueryForm, RoomInPath};
 use shared::{
     Result,
     domain::{Invalid, messages::Position},
+    history::{self, LogPart},
     protocol::{
         Form, USUAL_PAGE,
         http::{MessageList, parse_limit},
@@ -42,11 +43,30 @@ pub(crate) async fn read(
     let Query { cursor, limit } = Query::parse(query)?;
     let (room, _) = app.open_room(&id, session.user.id).await?;
 
-    let page = app.redis.page(&room.id, cursor, limit).await?;
+    let log = app.redis.page(&room.id, cursor, limit).await?;
+    let known = app.postgres.known(&room.id).await?;
+    // What Redis has forgotten, Postgres has or will have.
+    let trusted = log.head.filter(|head| !head.disagrees_with(&known));
+    let since = trusted.map_or(Position::END, |head| head.since);
+    let part = |more| LogPart { since, events: log.events, more };
 
-    let next = page.newer.then(|| page.events.last().map(|event| event.position.to_string())).flatten();
-    let previous = page.older.then(|| page.events.first().map(|event| event.position.to_string())).flatten();
-    Ok(Json(MessageList { messages: page.events, next, previous }))
+    let (page, older, newer);
+    match cursor {
+        Cursor::After(after) => {
+            page = history::messages_after(&app.postgres, &room.id, after, limit, part(log.newer)).await?;
+            newer = page.more;
+            older = log.older || (Position::BEGINNING < since && Position::BEGINNING < after);
+        }
+        Cursor::Newest | Cursor::Before(_) => {
+            let before = cursor.before();
+            page = history::messages_before(&app.postgres, &room.id, before, limit, part(log.older)).await?;
+            older = page.more;
+            newer = log.newer || (before <= since && before <= known.newest);
+        }
+    }
+    let first = page.events.first().filter(|_| older).map(|event| event.position.to_string());
+    let last = page.events.last().filter(|_| newer).map(|event| event.position.to_string());
+    Ok(Json(MessageList { messages: page.events, next: last, previous: first }))
 }
 
 struct Query {

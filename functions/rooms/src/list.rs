@@ -1,6 +1,6 @@
 //! `GET /rooms`.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{Json, extract::State};
 use lambda::http::{Authenticated, Failed, QueryForm};
@@ -45,10 +45,15 @@ pub(crate) async fn list(
     };
     let ids: Vec<_> = page.items.iter().map(|(room, _)| room.id.clone()).collect();
     let summaries = app.redis.room_summaries(&ids).await?;
+    // Rooms that were idle for long, or that Redis has forgotten.
+    let silent = ids.iter().zip(&summaries).filter(|(_, summary)| summary.last_message.is_none());
+    let silent: Vec<_> = silent.map(|(id, _)| id.clone()).collect();
+    let mut stored =
+        if silent.is_empty() { HashMap::new() } else { app.postgres.last_messages(&silent).await? };
 
     let rooms = page.items.iter().zip(summaries).map(|((room, role), summary)| ListedRoom {
         room: RoomBody::new(room, *role),
-        last_message: summary.last_message,
+        last_message: summary.last_message.or_else(|| stored.remove(&room.id)),
         online: summary.online,
     });
     let next = page.more.then(|| ids.last().map(RoomId::to_string)).flatten();

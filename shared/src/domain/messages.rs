@@ -1,6 +1,6 @@
 //! Messages: texts, positions, generations, and the names of events.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use time::OffsetDateTime;
@@ -22,11 +22,19 @@ impl Text {
         text::parse_lines(raw, Self::LONGEST).map(Self)
     }
 
+    /// Takes a text that Postgres held.
+    pub fn from_store(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
+
+/// For how long a client's repeat of a send is known: within it, one client id is one message.
+pub const REPEAT_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The id that a client gave to a send, so that it can repeat it: 1–64 characters, no control characters, no
 /// noncharacters.
@@ -47,6 +55,11 @@ impl ClientId {
             ));
         }
         Ok(Self(raw.to_owned()))
+    }
+
+    /// Takes an id that Postgres held.
+    pub fn from_store(id: String) -> Self {
+        Self(id)
     }
 
     /// The id as text.
@@ -72,6 +85,22 @@ impl EventId {
     /// The event that one request made, for clients that give no id.
     pub fn of_request(room: &RoomId, author: UserId, request_id: &str) -> Self {
         Self::derive(room, author, "request", request_id)
+    }
+
+    /// The name of another message of the same author with the same client id, written when the id was free again.
+    /// Repeats of that message have its position, and so its name.
+    pub fn reused_at(self, position: Position) -> Self {
+        Self(Uuid::new_v5(&EVENTS, format!("{self} {position}").as_bytes()))
+    }
+
+    /// Takes the id that Postgres held.
+    pub fn from_store(id: Uuid) -> Self {
+        Self(id)
+    }
+
+    /// The id as Postgres keeps it.
+    pub fn as_uuid(self) -> Uuid {
+        self.0
     }
 
     // A room id has no space and a UUID a fixed length, so no two different inputs make the same name.
@@ -106,6 +135,26 @@ impl Position {
                 Some(Self { milliseconds: number(milliseconds)?, sequence: number(sequence)? })
             })
             .ok_or(Invalid::because("must be a position, such as 1795351680123-0"))
+    }
+
+    /// Larger than every position that Redis gives.
+    pub const END: Self = Self { milliseconds: u64::MAX, sequence: u64::MAX };
+
+    /// Milliseconds and sequence number as Postgres keeps them. What is beyond its range is beyond every position that
+    /// a clock will give for the next 292 million years, and stays so.
+    pub fn to_store(self) -> (i64, i64) {
+        let part = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        (part(self.milliseconds), part(self.sequence))
+    }
+
+    /// Takes a position that Postgres held.
+    pub fn from_store(milliseconds: i64, sequence: i64) -> Self {
+        Self { milliseconds: milliseconds.unsigned_abs(), sequence: sequence.unsigned_abs() }
+    }
+
+    /// How far apart two positions are in time.
+    pub fn distance(self, other: Self) -> Duration {
+        Duration::from_millis(self.milliseconds.abs_diff(other.milliseconds))
     }
 
     /// When the event was logged, by Redis' clock: the position's own milliseconds, so it never goes back within a room.

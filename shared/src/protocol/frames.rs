@@ -1,6 +1,6 @@
 //! The frames of the WebSocket API.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,34 +9,86 @@ use super::{Author, Failure, Timestamp};
 use crate::domain::{
     messages::{ClientId, EventId, Generation, Position, Text},
     rooms::RoomId,
+    users::UserId,
 };
 
 /// The largest reply. The gateway refuses 128 KiB; the rest is for its own framing and for `ref`.
 pub const LARGEST_REPLY_BYTES: usize = 96 * 1024;
 
 /// What a logged event is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
     /// Somebody wrote something.
     Message,
+    /// A message got another text.
+    Edited,
+    /// A message was deleted.
+    Deleted,
+    /// Somebody added a reaction to a message, or took it back.
+    Reacted,
 }
 
-/// What the room's stream holds of an event: everything but its place.
+/// What the room's stream and the archive queue hold of an event: everything but its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventBody {
-    /// What it is.
-    #[serde(rename = "type")]
-    pub kind: EventKind,
     /// Its name for good.
     pub event: EventId,
     /// Who made it.
     pub from: Author,
-    /// What was written.
-    pub text: Text,
-    /// The client's own id, if it gave one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<ClientId>,
+    /// What it is, and what belongs to that.
+    #[serde(flatten)]
+    pub content: Content,
+}
+
+/// What belongs to each kind of event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Content {
+    /// Somebody wrote something.
+    Message {
+        /// What was written.
+        text: Text,
+        /// The client's own id, if it gave one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<ClientId>,
+        /// The message that it answers.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reply_to: Option<EventId>,
+    },
+    /// A message got another text.
+    Edited {
+        /// Which message.
+        target: EventId,
+        /// What it says now.
+        text: Text,
+    },
+    /// A message was deleted, for good.
+    Deleted {
+        /// Which message.
+        target: EventId,
+    },
+    /// Somebody added a reaction to a message, or took it back.
+    Reacted {
+        /// Which message.
+        target: EventId,
+        /// One emoji.
+        emoji: String,
+        /// Added, or taken back.
+        on: bool,
+    },
+}
+
+impl Content {
+    /// What it is.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::Message { .. } => EventKind::Message,
+            Self::Edited { .. } => EventKind::Edited,
+            Self::Deleted { .. } => EventKind::Deleted,
+            Self::Reacted { .. } => EventKind::Reacted,
+        }
+    }
 }
 
 /// A logged event, as clients see it.
@@ -59,22 +111,71 @@ pub struct Event {
     pub event: EventId,
     /// Who made it.
     pub from: Author,
-    /// What was written: 1–4,000 characters.
-    #[schema(value_type = String)]
-    pub text: Text,
+    /// What was written: 1–4,000 characters. In history, what the message says now; absent if it was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub text: Option<Text>,
     /// When, by Redis' clock.
     pub at: Timestamp,
     /// The id that the sender gave it, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub id: Option<ClientId>,
+    /// The message that it answers, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub reply_to: Option<EventId>,
+    /// The message that it changes; with `edited`, `deleted` and `reacted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub target: Option<EventId>,
+    /// With `reacted`: one emoji.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emoji: Option<String>,
+    /// With `reacted`: added, or taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on: Option<bool>,
+    /// What has become of a message; in history.
+    #[serde(flatten)]
+    pub now: Now,
+}
+
+/// What later events made of a message, besides its text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Now {
+    /// When it got its present text, if not from the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edited_at: Option<Timestamp>,
+    /// It was deleted, and has no text any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+    /// Who reacted with which emoji.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, Vec<uuid::Uuid>>)]
+    pub reactions: BTreeMap<String, Vec<UserId>>,
 }
 
 impl Event {
     /// Puts a body in its place.
     pub fn new(room: RoomId, position: Position, previous: Option<Position>, body: EventBody) -> Self {
-        let EventBody { kind, event, from, text, id } = body;
-        Self { kind, room, position, previous, event, from, text, at: Timestamp(position.at()), id }
+        let EventBody { event, from, content } = body;
+        let (kind, at) = (content.kind(), Timestamp(position.at()));
+        let (mut text, mut id, mut reply_to) = (None, None, None);
+        let (mut target, mut emoji, mut on) = (None, None, None);
+        match content {
+            Content::Message { text: written, id: given, reply_to: answered } => {
+                (text, id, reply_to) = (Some(written), given, answered);
+            }
+            Content::Edited { target: edited, text: written } => {
+                (target, text) = (Some(edited), Some(written));
+            }
+            Content::Deleted { target: deleted } => target = Some(deleted),
+            Content::Reacted { target: liked, emoji: with, on: added } => {
+                (target, emoji, on) = (Some(liked), Some(with), Some(added));
+            }
+        }
+        let now = Now::default();
+        Self { kind, room, position, previous, event, from, text, at, id, reply_to, target, emoji, on, now }
     }
 }
 
@@ -134,7 +235,7 @@ pub enum Reply {
     /// The reply to `ping`.
     Pong {
         /// Rooms in which something newer was logged than the client has, with the newest position.
-        behind: std::collections::BTreeMap<RoomId, Position>,
+        behind: BTreeMap<RoomId, Position>,
         /// Rooms in which this connection is not known (any more).
         rejoin: Vec<RoomId>,
     },
@@ -233,11 +334,13 @@ mod tests {
             let room = RoomId::from_store("general".to_owned());
             let author = UserId::new(Uuid::from_u128(1));
             let body = EventBody {
-                kind: EventKind::Message,
                 event: EventId::of_request(&room, author, &index.to_string()),
                 from: Author { id: author, name: "Ada Lovelace".to_owned() },
-                text: Text::parse(&text).expect("is a text"),
-                id: None,
+                content: Content::Message {
+                    text: Text::parse(&text).expect("is a text"),
+                    id: None,
+                    reply_to: None,
+                },
             };
             let position = Position::parse(&format!("1795351680123-{index}")).expect("is a position");
             Event::new(room, position, None, body)

@@ -5,27 +5,26 @@ use redis::{FromRedisValue, Value};
 use super::{CONNECTION_LIFETIME_SECONDS, Call, MOST_ARGUMENTS, Redis, WIDTH, keys};
 use crate::{
     domain::{
-        messages::{ConnectionId, Generation, Position},
+        messages::{ConnectionId, Generation, Position, REPEAT_WINDOW},
         rooms::RoomId,
         users::UserId,
     },
     error::{Error, Result},
     identity::Identity,
+    postgres::Known,
     protocol::{
         Author,
-        frames::{Event, EventBody, LARGEST_REPLY_BYTES},
+        frames::{Content, Event, EventBody, LARGEST_REPLY_BYTES},
     },
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
-/// For how long a client's repeat of a send is known.
-const REPEAT_SECONDS: u64 = 24 * 60 * 60;
 /// How many bytes of bodies a page over HTTP holds at most: whoever wants more asks for the next page, and Redis serves
 /// others in between.
 const LARGEST_PAGE_BYTES: usize = 256 * 1024;
 /// For how long the head of a removed room stays, so that a join that was under way finds out: no function runs longer.
 const ENDED_SECONDS: u64 = 60 * 60;
-/// The same for an event that its client cannot repeat: only our own second try at a lost answer does.
+/// For how long an event is known that its client cannot repeat: only our own second try at a lost answer does.
 const RETRY_SECONDS: u64 = 60;
 /// How many users who are in a room are named.
 const MOST_NAMED: usize = 200;
@@ -57,13 +56,34 @@ pub enum JoinOutcome {
     Ended,
 }
 
+/// What Redis knows of a room's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head<G = Generation> {
+    /// The life of the log.
+    pub generation: G,
+    /// The newest position.
+    pub last: Option<Position>,
+    /// The log is whole after this position. Up to it, history is the log and Postgres together.
+    pub since: Position,
+    /// How many generations the log has had.
+    pub generations: u64,
+}
+
+impl Head {
+    /// Whether nobody has asked Postgres yet what there is, or Redis has forgotten something that Postgres knows.
+    pub fn disagrees_with(&self, known: &Known) -> bool {
+        self.since == Position::END
+            || self.last.unwrap_or(Position::BEGINNING) < known.newest
+            || self.since < known.lost
+            || self.generations < known.generations
+    }
+}
+
 /// What a connection finds when it joins.
 #[derive(Debug)]
 pub struct Joined {
-    /// The life of the room's log.
-    pub generation: Generation,
-    /// The newest position.
-    pub position: Option<Position>,
+    /// What Redis knows of the room's log.
+    pub head: Head,
     /// The events do not follow on from what the connection has.
     pub reset: bool,
     /// Oldest first.
@@ -124,17 +144,36 @@ pub enum Cursor {
     After(Position),
 }
 
-/// A page of history, oldest first.
+impl Cursor {
+    /// What is read backwards from here is before this position.
+    pub fn before(self) -> Position {
+        match self {
+            Self::Newest | Self::After(_) => Position::END,
+            Self::Before(position) => position,
+        }
+    }
+}
+
+/// A page of a log, oldest first.
 #[derive(Debug)]
 pub struct LogPage {
-    /// The life of the room's log.
-    pub generation: Generation,
+    /// What Redis knows of the log; none if it knows nothing, or what it knows is not true of the log.
+    pub head: Option<Head>,
     /// The events.
     pub events: Vec<Event>,
     /// There are older ones.
     pub older: bool,
     /// There are newer ones.
     pub newer: bool,
+}
+
+/// What may be new to a connection in a room that it has joined.
+#[derive(Debug)]
+pub struct News {
+    /// The newest position.
+    pub last: Option<Position>,
+    /// The life of the log.
+    pub generation: Generation,
 }
 
 /// What goes on in a room.
@@ -196,7 +235,8 @@ impl Redis {
             .arg(limit)
             .arg(LARGEST_REPLY_BYTES)
             .arg(CONNECTION_LIFETIME_SECONDS)
-            .arg(SWEEP_PAUSE_SECONDS);
+            .arg(SWEEP_PAUSE_SECONDS)
+            .arg(self.room_lifetime_seconds);
         let answer: Vec<Value> = self.run(call, OPERATION).await?;
         let mut answer = Answer::new(answer, OPERATION);
         let outcome: String = answer.next()?;
@@ -204,8 +244,7 @@ impl Redis {
             return Ok(if outcome == "again" { JoinOutcome::Again } else { JoinOutcome::Ended });
         }
         Ok(JoinOutcome::Joined(Joined {
-            generation: Generation::from_store(answer.next()?),
-            position: answer.position()?,
+            head: answer.head(Generation::from_store)?,
             reset: answer.flag()?,
             events: answer.events(room)?,
             more: answer.flag()?,
@@ -228,15 +267,23 @@ impl Redis {
         known: Option<&str>,
     ) -> Result<Posted> {
         const OPERATION: &str = "posting an event";
-        let known_for = if body.id.is_some() { REPEAT_SECONDS } else { RETRY_SECONDS };
+        let repeatable = !matches!(body.content, Content::Message { id: None, .. });
+        let known_for = if repeatable { REPEAT_WINDOW.as_secs() } else { RETRY_SECONDS };
         let json = serde_json::to_string(body).map_err(|cause| Error::internal(OPERATION, cause))?;
-        let keys = [keys::head(room), keys::log(room), keys::subscribers(room), keys::sent(room, body.event)];
+        let keys = [
+            keys::head(room),
+            keys::log(room),
+            keys::subscribers(room),
+            keys::online(room),
+            keys::sent(room, body.event),
+        ];
         let call = Call::of(&self.scripts.post, keys)
             .arg(connection.as_str())
             .arg(json)
             .arg(fresh()?)
             .arg(known.unwrap_or_default())
-            .arg(known_for);
+            .arg(known_for)
+            .arg(self.room_lifetime_seconds);
         let answer: Vec<Value> = self.run(call, OPERATION).await?;
         let mut answer = Answer::new(answer, OPERATION);
         let outcome: String = answer.next()?;
@@ -336,7 +383,7 @@ impl Redis {
         Ok(())
     }
 
-    /// Reads a page of history for somebody whose right to read was checked. A position of the future or of another
+    /// Reads a page of a log for somebody whose right to read was checked. A position of the future or of another
     /// generation gives what is there, measured by it.
     ///
     /// # Errors
@@ -345,10 +392,10 @@ impl Redis {
         self.read_page(room, cursor, limit, LARGEST_PAGE_BYTES, "").await
     }
 
-    /// Reads a page of history for a connection that has joined the room.
+    /// Reads a page of a log for a connection that has joined the room.
     ///
     /// # Errors
-    /// [`Error::NotJoined`] if it has not; [`Error::Unavailable`] if Redis is away.
+    /// [`Error::NotJoined`] if it has not, or Redis has forgotten the room; [`Error::Unavailable`] if Redis is away.
     pub async fn page_for(
         &self,
         connection: &ConnectionId,
@@ -374,48 +421,42 @@ impl Redis {
             Cursor::After(position) => ("after", position.to_string()),
         };
         let keys = [keys::head(room), keys::log(room), keys::subscribers(room)];
-        let call = Call::of(&self.scripts.page, keys)
-            .arg(mode)
-            .arg(position)
-            .arg(limit)
-            .arg(bytes)
-            .arg(fresh()?)
-            .arg(connection);
+        let call =
+            Call::of(&self.scripts.page, keys).arg(mode).arg(position).arg(limit).arg(bytes).arg(connection);
         let answer: Vec<Value> = self.run(call, OPERATION).await?;
         let mut answer = Answer::new(answer, OPERATION);
         if answer.next::<String>()? == "not_joined" {
             return Err(Error::NotJoined);
         }
+        let head = answer.head(|generation: Option<String>| generation.map(Generation::from_store))?;
+        let Head { last, since, generations, .. } = head;
         Ok(LogPage {
-            generation: Generation::from_store(answer.next()?),
+            head: head.generation.map(|generation| Head { generation, last, since, generations }),
             events: answer.events(room)?,
             older: answer.flag()?,
             newer: answer.flag()?,
         })
     }
 
-    /// The newest position of each room that the connection has joined; none for a room that it has not. The inner
-    /// option is none while nothing was written in the room.
+    /// What there is to know of each room that the connection has joined; none for a room that it has not.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
-    pub async fn peek(
-        &self,
-        connection: &ConnectionId,
-        rooms: &[RoomId],
-    ) -> Result<Vec<Option<Option<Position>>>> {
+    pub async fn peek(&self, connection: &ConnectionId, rooms: &[RoomId]) -> Result<Vec<Option<News>>> {
         let rooms = stream::iter(rooms.to_vec());
         rooms.map(|room| self.peek_at(connection, room)).buffered(WIDTH).try_collect().await
     }
 
-    async fn peek_at(&self, connection: &ConnectionId, room: RoomId) -> Result<Option<Option<Position>>> {
+    async fn peek_at(&self, connection: &ConnectionId, room: RoomId) -> Result<Option<News>> {
         const OPERATION: &str = "looking for news";
         let call = Call::of(&self.scripts.peek, [keys::head(&room), keys::subscribers(&room)]);
         let answer: Vec<Value> = self.run(call.arg(connection.as_str()), OPERATION).await?;
         let mut answer = Answer::new(answer, OPERATION);
         let joined = answer.flag()?;
         let last = answer.position()?;
-        Ok(joined.then_some(last))
+        let generation: Option<String> = answer.next()?;
+        let generation = generation.filter(|_| joined).map(Generation::from_store);
+        Ok(generation.map(|generation| News { last, generation }))
     }
 
     /// What goes on in each of the rooms.
@@ -459,12 +500,12 @@ impl Redis {
 }
 
 /// 64 random bits in hexadecimal: a new generation, or a new version, which so never repeats.
-fn fresh() -> Result<String> {
+pub(super) fn fresh() -> Result<String> {
     let bits = getrandom::u64().map_err(|cause| Error::internal("making a version", cause))?;
     Ok(Generation::from_random(bits).as_str().to_owned())
 }
 
-fn parse_body(body: &str, operation: &'static str) -> Result<EventBody> {
+pub(super) fn parse_body(body: &str, operation: &'static str) -> Result<EventBody> {
     serde_json::from_str(body).map_err(|cause| Error::internal(operation, cause))
 }
 
@@ -475,34 +516,44 @@ fn parse_subscriber(connection: &str, subscriber: &str, operation: &'static str)
 }
 
 /// The parts of a script's answer, one after the other.
-struct Answer {
+pub(super) struct Answer {
     parts: std::vec::IntoIter<Value>,
     operation: &'static str,
 }
 
 impl Answer {
-    fn new(parts: Vec<Value>, operation: &'static str) -> Self {
+    pub(super) fn new(parts: Vec<Value>, operation: &'static str) -> Self {
         Self { parts: parts.into_iter(), operation }
     }
 
-    fn next<T: FromRedisValue>(&mut self) -> Result<T> {
+    pub(super) fn next<T: FromRedisValue>(&mut self) -> Result<T> {
         let part =
             self.parts.next().ok_or_else(|| Error::internal(self.operation, "the answer is too short"))?;
         T::from_redis_value(part).map_err(|cause| Error::internal(self.operation, cause))
     }
 
-    fn flag(&mut self) -> Result<bool> {
+    pub(super) fn flag(&mut self) -> Result<bool> {
         Ok(self.next::<u8>()? == 1)
     }
 
-    fn position(&mut self) -> Result<Option<Position>> {
+    pub(super) fn position(&mut self) -> Result<Option<Position>> {
         let raw: Option<String> = self.next()?;
         let position = raw.filter(|raw| !raw.is_empty()).map(|raw| Position::parse(&raw)).transpose();
         position.map_err(|cause| Error::internal(self.operation, cause))
     }
 
-    fn required_position(&mut self) -> Result<Position> {
+    pub(super) fn required_position(&mut self) -> Result<Position> {
         self.position()?.ok_or_else(|| Error::internal(self.operation, "a position is missing"))
+    }
+
+    /// A head, whose generation `read` makes of what stands in its place.
+    fn head<T: FromRedisValue, G>(&mut self, read: impl FnOnce(T) -> G) -> Result<Head<G>> {
+        Ok(Head {
+            generation: read(self.next()?),
+            last: self.position()?,
+            since: self.required_position()?,
+            generations: self.next()?,
+        })
     }
 
     /// The events that this release can read. While a newer one is being deployed, or after it was rolled back, there

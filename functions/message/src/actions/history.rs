@@ -3,6 +3,7 @@
 use shared::{
     Error, Result, checked,
     domain::{Invalid, messages::Position, rooms::RoomId},
+    history::{self, LogPart},
     protocol::{
         Form, LARGEST_PAGE, USUAL_PAGE,
         frames::{Keep, Reply, cut_to_size},
@@ -39,13 +40,23 @@ impl History {
     }
 
     pub(super) async fn apply(self, app: &App, speaker: &Speaker) -> Result<Reply> {
-        let page = app.redis.page_for(&speaker.connection, &self.room, self.cursor, self.limit).await?;
-        let (keep, beyond) = match self.cursor {
-            Cursor::After(_) => (Keep::Oldest, page.newer),
-            Cursor::Newest | Cursor::Before(_) => (Keep::Newest, page.older),
+        let Self { room, cursor, limit } = self;
+        let log = app.redis.page_for(&speaker.connection, &room, cursor, limit).await?;
+        let head = log.head.ok_or(Error::NotJoined)?;
+        let part = |more| LogPart { since: head.since, events: log.events, more };
+        let (keep, page) = match cursor {
+            Cursor::After(after) => {
+                let page = history::events_after(&app.postgres, &room, after, limit, part(log.newer));
+                (Keep::Oldest, page.await?)
+            }
+            Cursor::Newest | Cursor::Before(_) => {
+                let page =
+                    history::messages_before(&app.postgres, &room, cursor.before(), limit, part(log.older));
+                (Keep::Newest, page.await?)
+            }
         };
         let (events, cut) = cut_to_size(page.events, keep)
             .map_err(|cause| Error::internal("replying with history", cause))?;
-        Ok(Reply::History { room: self.room, generation: page.generation, events, more: beyond || cut })
+        Ok(Reply::History { room, generation: head.generation, events, more: page.more || cut })
     }
 }

@@ -6,16 +6,18 @@ use shared::{
         messages::{Generation, Position},
         rooms::{Kind, RoomId, Standing},
     },
+    history::{self, LogPart},
     protocol::{
         Form, LARGEST_PAGE, USUAL_PAGE,
         frames::{Keep, Reply, cut_to_size},
     },
-    redis::{JoinOutcome, Joined, Resume},
+    redis::{Compared, JoinOutcome, Joined, Resume},
 };
 
-use crate::{App, Speaker, resync::tell_if};
+use crate::{App, Speaker, resync::tell_others_if};
 
-/// How often a join looks again because members are being removed at the same moment.
+/// How often a join looks again because members are being removed, or generations begin, at the same moment. A room that is
+/// new in Redis takes two.
 const TRIES: usize = 5;
 
 #[derive(Debug)]
@@ -45,27 +47,57 @@ impl Join {
             app.redis.forget_connection(connection, identity.user).await?;
             return Err(Error::session_ended());
         }
-        tell_if(joined.forgotten, app, &self.room, &joined.generation, app.connections.deadline()).await;
-        self.reply(joined)
+        // Whoever joins learns of the generation by the answer.
+        let deadline = app.connections.deadline();
+        tell_others_if(joined.forgotten, app, &self.room, &joined.head.generation, connection, deadline)
+            .await;
+        self.reply(app, joined).await
     }
 
+    /// Joins until Redis and Postgres agree about what there is.
     async fn subscribe(&self, app: &App, speaker: &Speaker) -> Result<Joined> {
-        let limit = match self.resume {
-            Resume::Newest => USUAL_PAGE,
-            Resume::After { .. } => LARGEST_PAGE,
-        };
         for _ in 0..TRIES {
             let access = self.check_access(app, speaker).await?;
             let Speaker { connection, identity, .. } = speaker;
-            let outcome =
-                app.redis.join(&self.room, connection, identity, access.as_deref(), &self.resume, limit);
+            let outcome = app.redis.join(
+                &self.room,
+                connection,
+                identity,
+                access.as_deref(),
+                &self.resume,
+                self.limit(),
+            );
             match outcome.await? {
-                JoinOutcome::Joined(joined) => return Ok(joined),
-                JoinOutcome::Again => {}
+                JoinOutcome::Joined(joined) if self.agrees(app, speaker, &joined).await? => {
+                    return Ok(joined);
+                }
+                JoinOutcome::Joined(_) | JoinOutcome::Again => {}
                 JoinOutcome::Ended => return Err(Error::NotFound("room")),
             }
         }
-        Err(Error::unavailable("joining a room", "its members change too quickly"))
+        Err(Error::unavailable("joining a room", "it changes too quickly"))
+    }
+
+    fn limit(&self) -> usize {
+        match self.resume {
+            Resume::Newest => USUAL_PAGE,
+            Resume::After { .. } => LARGEST_PAGE,
+        }
+    }
+
+    /// Whether Redis has all that Postgres knows of. It is asked after the log was read: what is stored later is the
+    /// archive's to compare. If not, a generation has begun.
+    async fn agrees(&self, app: &App, speaker: &Speaker, joined: &Joined) -> Result<bool> {
+        let known = app.postgres.known(&self.room).await?;
+        if !joined.head.disagrees_with(&known) {
+            return Ok(true);
+        }
+        let compared = app.redis.compare(&self.room, &joined.head, &known, &speaker.connection).await?;
+        if let Compared::Begun { generations, since, .. } = compared {
+            // Redis may forget it again.
+            app.postgres.remember(&self.room, since, generations).await?;
+        }
+        Ok(false)
     }
 
     /// Whether the speaker may take part. For a private room also the access version under which that is true: if a
@@ -92,19 +124,31 @@ impl Join {
         standing.ok_or(Error::NotFound("room"))
     }
 
-    fn reply(self, joined: Joined) -> Result<Reply> {
-        let resumed = matches!(self.resume, Resume::After { .. }) && !joined.reset;
-        let keep = if resumed { Keep::Oldest } else { Keep::Newest };
+    async fn reply(self, app: &App, joined: Joined) -> Result<Reply> {
+        let limit = self.limit();
+        let Joined { head, reset, events, more, online, .. } = joined;
+        let log = LogPart { since: head.since, events, more };
+        let (keep, page) = match self.resume {
+            Resume::After { position, .. } if !reset => {
+                let page = history::events_after(&app.postgres, &self.room, position, limit, log);
+                (Keep::Oldest, page.await?)
+            }
+            _ => {
+                let page =
+                    history::messages_before(&app.postgres, &self.room, Position::END, USUAL_PAGE, log);
+                (Keep::Newest, page.await?)
+            }
+        };
         let (events, cut) =
-            cut_to_size(joined.events, keep).map_err(|cause| Error::internal("replying to a join", cause))?;
+            cut_to_size(page.events, keep).map_err(|cause| Error::internal("replying to a join", cause))?;
         Ok(Reply::Joined {
             room: self.room,
-            generation: joined.generation,
-            position: joined.position,
+            generation: head.generation,
+            position: head.last,
             events,
-            reset: joined.reset,
-            more: joined.more || cut,
-            online: joined.online,
+            reset,
+            more: page.more || cut,
+            online,
         })
     }
 }

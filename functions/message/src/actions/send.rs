@@ -9,7 +9,7 @@ use shared::{
     },
     protocol::{
         Form, Timestamp,
-        frames::{Event, EventBody, EventKind, Reply},
+        frames::{Content, Event, EventBody, Reply},
     },
     redis::{Posted, Subscriber},
 };
@@ -43,7 +43,8 @@ impl Send {
             .repeatable(author.id)
             .unwrap_or_else(|| EventId::of_request(&self.room, author.id, &speaker.request_id));
         let Self { room, text, id } = self;
-        let body = EventBody { kind: EventKind::Message, event, from: author, text, id: id.clone() };
+        let content = Content::Message { text, id: id.clone(), reply_to: None };
+        let body = EventBody { event, from: author, content };
 
         let held = app.subscribers.get(&room);
         let known = held.as_ref().map(|held| held.version.as_str());

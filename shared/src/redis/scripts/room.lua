@@ -1,10 +1,16 @@
 -- What the scripts on a room have in common. All keys of a room carry its hash tag.
 --
--- head          hash   generation, last (position), whole_since (position), subscribers (version), access (version),
---                      resync (a generation that subscribers have not been told of), swept (Unix seconds), ended
+-- head          hash   generation, count (of generations so far), last (position), since (position), subscribers
+--                      (version), access (version), resync (a generation that subscribers have not been told of), swept
+--                      (Unix seconds), ended
 -- log           stream entries: p the position before ('' for the first), e the event's body as JSON
 -- subscribers   hash   connection -> '<user> <since, Unix seconds>'
 -- online        hash   user -> '<connections> <name>'
+--
+-- After `since` the log is whole. Up to it, history is the log and Postgres together: what was trimmed is in Postgres
+-- only, and where Redis has forgotten something, Postgres has it or will. Nobody has asked Postgres yet: UNKNOWN.
+
+local UNKNOWN = '18446744073709551615-18446744073709551615'
 
 -- The position that the stream gave last, false if it never gave one. Entries that were deleted count.
 local function last_given(log)
@@ -24,28 +30,68 @@ local function is_last(log, last)
   return last_given(log) == last
 end
 
--- The room's generation and last position. `fresh` becomes the generation if there is none, or if head and stream
--- disagree: then Redis has lost the newest part of one of them, and positions that were given are no measure any more.
--- The third value is 1 until subscribers were told of that (`told.lua`).
-local function check_head(head, log, fresh)
-  local known = redis.call('HMGET', head, 'generation', 'last', 'resync')
-  local generation, last = known[1], known[2]
-  if generation and is_last(log, last) then return generation, last, known[3] and 1 or 0 end
-  local given = last_given(log)
-  local since = redis.call('TIME')
-  local milliseconds = string.format('%.0f', tonumber(since[1]) * 1000 + math.floor(tonumber(since[2]) / 1000))
-  redis.call('HSET', head, 'generation', fresh, 'whole_since', milliseconds .. '-0')
-  if given then redis.call('HSET', head, 'last', given) else redis.call('HDEL', head, 'last') end
-  if generation then redis.call('HSET', head, 'resync', fresh) end
-  return fresh, given, generation and 1 or 0
-end
-
 -- Whether position a comes before b. The parts can be larger than a number holds: a shorter one is smaller.
 local function before(a, b)
   local a_ms, a_n = string.match(a, '^(%d+)-(%d+)$')
   local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
   local function less(x, y) return #x < #y or (#x == #y and x < y) end
   return less(a_ms, b_ms) or (a_ms == b_ms and less(a_n, b_n))
+end
+
+-- The later of two positions, either of which may be false.
+local function latest(a, b)
+  if not a or (b and before(a, b)) then return b end
+  return a
+end
+
+-- Makes the stream give larger positions than this one from now on.
+local function move_on(log, to)
+  local given = last_given(log) or '0-0'
+  if not before(given, to) then return end
+  redis.call('XADD', log, to, 'p', '', 'e', '')
+  redis.call('XDEL', log, to)
+end
+
+-- Begins a generation: positions that were given are no measure any more. `tell`: subscribers have to be told
+-- (`told.lua` notes that they were).
+local function begin_generation(head, log, fresh, count, since, last, tell)
+  redis.call('HSET', head, 'generation', fresh, 'count', string.format('%.0f', count), 'since', since)
+  if tell then redis.call('HSET', head, 'resync', fresh) end
+  if last then move_on(log, last) end
+  local given = last_given(log)
+  if given then redis.call('HSET', head, 'last', given) else redis.call('HDEL', head, 'last') end
+end
+
+local function read_head(head)
+  local known = redis.call('HMGET', head, 'generation', 'last', 'count', 'since', 'resync')
+  if not known[1] then return false end
+  return {
+    generation = known[1], last = known[2], count = tonumber(known[3] or 0), since = known[4] or UNKNOWN,
+    untold = known[5] and 1 or 0,
+  }
+end
+
+-- The head; false if there is none. If head and stream disagree, Redis has lost the newest part of one of them: then a
+-- generation begins, and `disagreed` is true.
+local function check_head(head, log, fresh)
+  local known = read_head(head)
+  if not known or is_last(log, known.last) then return known end
+  local newest = latest(known.last, last_given(log))
+  begin_generation(head, log, fresh, known.count + 1, latest(known.since, newest), newest, true)
+  local begun = read_head(head)
+  begun.disagreed = true
+  return begun
+end
+
+-- The event that the log has at a position, false if none.
+local function event_at(log, position)
+  local entry = redis.call('XRANGE', log, position, position)[1]
+  return entry and cjson.decode(entry[2][4]).event
+end
+
+-- A room that nobody uses leaves Redis whole after so many seconds, and comes back from Postgres.
+local function keep(keys, seconds)
+  for _, key in ipairs(keys) do redis.call('EXPIRE', key, seconds) end
 end
 
 -- Reads entries of a log from a position on, forwards ('XRANGE', to '+') or backwards ('XREVRANGE', to '-'): at most

@@ -1,0 +1,170 @@
+//! A room's history without seam: what the log in Redis has, and what only Postgres has.
+//!
+//! After `since` the log is whole and alone answers, also while Postgres is away. Up to `since` history is both together,
+//! by the names of the events: what the archive has stored stands at the place that Postgres gives it, what is still on
+//! its way there stands where the log has it. The log must be read first: what is trimmed meanwhile is in Postgres then.
+
+use crate::{
+    domain::messages::{EventId, Position},
+    domain::rooms::RoomId,
+    error::Result,
+    postgres::{Postgres, Stretch},
+    protocol::frames::{Event, EventKind},
+};
+
+/// What the log has of a page.
+#[derive(Debug)]
+pub struct LogPart {
+    /// The log is whole after this position.
+    pub since: Position,
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// The log has more beyond them, in the direction of reading.
+    pub more: bool,
+}
+
+/// A page, oldest first.
+#[derive(Debug, PartialEq)]
+pub struct Page {
+    /// The events.
+    pub events: Vec<Event>,
+    /// There is more beyond them, in the direction of reading.
+    pub more: bool,
+}
+
+/// Everything that was logged after a position, as it was logged: for a resume.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] if Postgres is needed and away.
+pub async fn events_after(
+    postgres: &Postgres,
+    room: &RoomId,
+    after: Position,
+    limit: usize,
+    log: LogPart,
+) -> Result<Page> {
+    if log.since <= after {
+        return Ok(Page { events: log.events, more: log.more });
+    }
+    let stretch = postgres.events_after(room, after, log.since, limit).await?;
+    let log = drop_stored(postgres, room, log).await?;
+    Ok(merge(Direction::Forwards, limit, log, stretch))
+}
+
+/// Messages after a position, as they are now: for somebody who pages through.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] if Postgres is needed and away.
+pub async fn messages_after(
+    postgres: &Postgres,
+    room: &RoomId,
+    after: Position,
+    limit: usize,
+    log: LogPart,
+) -> Result<Page> {
+    let log = messages_of(log);
+    if log.since <= after {
+        return Ok(Page { events: log.events, more: log.more });
+    }
+    let stretch = postgres.messages_after(room, after, log.since, limit).await?;
+    let log = drop_stored(postgres, room, log).await?;
+    Ok(merge(Direction::Forwards, limit, log, stretch))
+}
+
+/// Messages before a position, as they are now; before [`Position::END`] are the newest.
+///
+/// # Errors
+/// [`crate::Error::Unavailable`] if Postgres is needed and away.
+pub async fn messages_before(
+    postgres: &Postgres,
+    room: &RoomId,
+    before: Position,
+    limit: usize,
+    log: LogPart,
+) -> Result<Page> {
+    let log = messages_of(log);
+    if log.since == Position::BEGINNING {
+        return Ok(Page { events: log.events, more: log.more });
+    }
+    let whole = log.events.iter().filter(|event| log.since < event.position).count();
+    // The page ends where the log is still whole: whether there is anything before it is for the next page to find out.
+    if limit <= whole || (log.more && whole == log.events.len() && 0 < whole) {
+        let events = log.events.into_iter().skip(whole.saturating_sub(limit)).collect();
+        return Ok(Page { events, more: true });
+    }
+    let stretch = postgres.messages_before(room, before, log.since, limit).await?;
+    let log = drop_stored(postgres, room, log).await?;
+    Ok(merge(Direction::Backwards, limit, log, stretch))
+}
+
+fn messages_of(mut log: LogPart) -> LogPart {
+    log.events.retain(|event| event.kind == EventKind::Message);
+    log
+}
+
+/// What the log has up to `since` and Postgres has as well stands where Postgres has it, perhaps on another page.
+async fn drop_stored(postgres: &Postgres, room: &RoomId, log: LogPart) -> Result<Known> {
+    let doubtful = log.events.iter().filter(|event| event.position <= log.since);
+    let doubtful: Vec<EventId> = doubtful.map(|event| event.event).collect();
+    let ends =
+        (log.events.first().map(|event| event.position), log.events.last().map(|event| event.position));
+    let LogPart { since, mut events, more } = log;
+    if !doubtful.is_empty() {
+        let stored = postgres.stored_among(room, &doubtful).await?;
+        events.retain(|event| since < event.position || !stored.contains(&event.event));
+    }
+    Ok(Known { events, more, ends })
+}
+
+/// What the log alone knows of a page, and how far it was read.
+struct Known {
+    events: Vec<Event>,
+    more: bool,
+    ends: (Option<Position>, Option<Position>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Forwards,
+    Backwards,
+}
+
+/// Puts both parts in order, as far as both were read, and cuts behind `limit`, but not between equal places.
+fn merge(direction: Direction, limit: usize, log: Known, stretch: Stretch) -> Page {
+    let (oldest, newest) = log.ends;
+    let stretch_end = stretch.events.last().map(|event| event.position);
+    let mut events = log.events;
+    events.extend(stretch.events);
+    let mut more = log.more || stretch.more;
+    match direction {
+        Direction::Forwards => {
+            let log_end = newest.filter(|_| log.more);
+            let read = log_end.into_iter().chain(stretch_end.filter(|_| stretch.more)).min();
+            events.retain(|event| read.is_none_or(|read| event.position <= read));
+            events.sort_by_key(|event| (event.position, event.event));
+            let end = end_of(&events, limit);
+            more |= end < events.len();
+            events.truncate(end);
+        }
+        Direction::Backwards => {
+            let log_end = oldest.filter(|_| log.more);
+            let read = log_end.into_iter().chain(stretch_end.filter(|_| stretch.more)).max();
+            events.retain(|event| read.is_none_or(|read| read <= event.position));
+            events.sort_by_key(|event| std::cmp::Reverse((event.position, event.event)));
+            let end = end_of(&events, limit);
+            more |= end < events.len();
+            events.truncate(end);
+            events.reverse();
+        }
+    }
+    Page { events, more }
+}
+
+/// Behind the last event that was asked for and all others at its place.
+fn end_of(events: &[Event], limit: usize) -> usize {
+    let mut end = limit.min(events.len());
+    while 0 < end && end < events.len() && events[end].position == events[end - 1].position {
+        end += 1;
+    }
+    end
+}
