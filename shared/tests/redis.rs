@@ -14,8 +14,12 @@ use shared::{
         users::UserId,
     },
     identity::Identity,
-    protocol::frames::{EventBody, EventKind},
-    redis::{Admission, Cursor, JoinOutcome, Joined, Posted, Redis, Resume, SubscriberChange},
+    postgres::{Known, Settlement, StoredRoom},
+    protocol::frames::{Content, Event, EventBody},
+    redis::{
+        Admission, Compared, Cursor, Entry, JoinOutcome, Joined, Posted, Redis, Resume, Settled,
+        SubscriberChange,
+    },
     token::TokenHash,
 };
 use uuid::Uuid;
@@ -65,11 +69,6 @@ impl Store {
             Raw::Cluster(connection) => command.query_async(connection).await,
         }
         .expect("Redis answers")
-    }
-
-    async fn now_ms(&mut self) -> u64 {
-        let (seconds, micros): (u64, u64) = self.query(&["TIME"]).await;
-        seconds * 1_000 + micros / 1_000
     }
 
     async fn joined(&self, who: &Identity, connection: &str, resume: Resume) -> Joined {
@@ -149,11 +148,13 @@ fn bob() -> Identity {
 fn message(who: &Identity, id: &str, text: &str) -> EventBody {
     let id = ClientId::parse(id).expect("is an id");
     EventBody {
-        kind: EventKind::Message,
         event: EventId::of_client(&room(), who.user, &id),
         from: who.author(),
-        text: Text::parse(text).expect("is a text"),
-        id: Some(id),
+        content: Content::Message {
+            text: Text::parse(text).expect("is a text"),
+            id: Some(id),
+            reply_to: None,
+        },
     }
 }
 
@@ -161,8 +162,12 @@ fn rates(raw: &str) -> Rates {
     Rates::parse(raw).expect("is a rate")
 }
 
-fn texts(joined: &[shared::protocol::frames::Event]) -> Vec<&str> {
-    joined.iter().map(|event| event.text.as_str()).collect()
+fn texts(events: &[Event]) -> Vec<&str> {
+    events.iter().map(text).collect()
+}
+
+fn text(event: &Event) -> &str {
+    event.text.as_ref().expect("a message has a text").as_str()
 }
 
 fn milliseconds(position: Position) -> u64 {
@@ -207,7 +212,13 @@ on_one_server_and_on_a_cluster! {
     a_resume_gets_what_came_since_or_a_reset
     a_page_has_no_seam_in_either_direction
     a_log_that_lost_its_newest_part_gets_a_new_generation
-    a_resume_from_before_redis_was_lost_is_a_reset_also_without_the_generation
+    a_room_without_a_head_is_read_together_with_postgres_until_it_was_compared
+    a_room_leaves_redis_whole_when_nobody_has_used_it_for_long
+    a_generation_begins_where_postgres_knows_more_than_the_log
+    what_was_stored_and_the_log_lacks_was_forgotten
+    what_postgres_has_elsewhere_is_taken_out_of_the_log
+    what_is_trimmed_is_read_from_postgres_from_then_on
+    what_is_stored_of_a_room_that_is_not_there_is_told
     a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live
     a_page_is_bounded_by_bytes_as_well_as_by_count
     a_user_with_two_connections_is_online_until_both_have_left
@@ -331,7 +342,7 @@ async fn every_event_tells_the_position_before_it(store: Store) {
         previous = Some(posted.position);
     }
     let joined = store.joined(&bob(), "b=", Resume::Newest).await;
-    assert_eq!(joined.position, previous);
+    assert_eq!(joined.head.last, previous);
     assert_eq!(texts(&joined.events), ["1", "2", "3"]);
     assert_eq!(joined.events[0].previous, None);
     assert_eq!(joined.events[2].previous, Some(joined.events[1].position));
@@ -348,7 +359,7 @@ async fn a_repeat_gets_the_first_place_and_the_first_text(store: Store) {
         store.redis.post(&room(), &ConnectionId::new("a="), &other_text, None).await.expect("has joined");
     assert_eq!((repeat.position, repeat.previous), (first.position, first.previous));
     let body = repeat.repeated.expect("is a repeat").expect("is still in the log");
-    assert_eq!(body.text.as_str(), "1");
+    assert_eq!(body, message(&ada(), "1", "1"));
     let page = store.redis.page(&room(), Cursor::Newest, 50).await.expect("is read");
     assert_eq!(texts(&page.events), ["0", "1", "2"]);
 }
@@ -387,15 +398,15 @@ async fn a_resume_gets_what_came_since_or_a_reset(store: Store) {
     assert_eq!((resumed.events.len(), resumed.reset, resumed.more), (20, false, false));
     let resumed = store.joined(&ada(), "a=", after(Position::BEGINNING)).await;
     assert_eq!((resumed.events.len(), resumed.reset, resumed.more), (50, false, true));
-    assert_eq!(resumed.events[0].text.as_str(), "0");
+    assert_eq!(text(&resumed.events[0]), "0");
     let resumed = store.joined(&ada(), "a=", after(positions[119])).await;
     assert_eq!((resumed.events.len(), resumed.reset, resumed.more), (0, false, false));
 
     let future = Position::parse("18446744073709551615-18446744073709551615").expect("is a position");
     let resumed = store.joined(&ada(), "a=", after(future)).await;
     assert_eq!((resumed.events.len(), resumed.reset, resumed.more), (50, true, true));
-    assert_eq!(resumed.events[49].text.as_str(), "119");
-    for (generation, reset) in [(start.generation, false), (Generation::from_random(7), true)] {
+    assert_eq!(text(&resumed.events[49]), "119");
+    for (generation, reset) in [(start.head.generation, false), (Generation::from_random(7), true)] {
         let resume = Resume::After { position: positions[118], generation: Some(generation) };
         assert_eq!(store.joined(&ada(), "a=", resume).await.reset, reset);
     }
@@ -413,7 +424,7 @@ async fn a_page_has_no_seam_in_either_direction(store: Store) {
     loop {
         let page = store.redis.page(&room(), cursor, 10).await.expect("is read");
         assert_eq!(page.newer, !back.is_empty());
-        back.splice(0..0, page.events.iter().map(|event| event.text.as_str().to_owned()));
+        back.splice(0..0, page.events.iter().map(|event| text(event).to_owned()));
         cursor = Cursor::Before(page.events[0].position);
         if !page.older {
             break;
@@ -426,7 +437,7 @@ async fn a_page_has_no_seam_in_either_direction(store: Store) {
     loop {
         let page = store.redis.page(&room(), cursor, 10).await.expect("is read");
         assert_eq!(page.older, !forth.is_empty());
-        forth.extend(page.events.iter().map(|event| event.text.as_str().to_owned()));
+        forth.extend(page.events.iter().map(|event| text(event).to_owned()));
         cursor = Cursor::After(page.events.last().expect("not empty").position);
         if !page.newer {
             break;
@@ -446,7 +457,7 @@ async fn a_log_that_lost_its_newest_part_gets_a_new_generation(mut store: Store)
     store.post(&ada(), "a=", "1", None).await;
     let head: Vec<String> = store.query(&["HGETALL", "room:{general}:head"]).await;
     let lost = store.post(&ada(), "a=", "2", None).await;
-    assert_eq!(lost.generation, first.generation);
+    assert_eq!(lost.generation, first.head.generation);
 
     // The head of a snapshot of some moments ago.
     let mut restore = vec!["HSET", "room:{general}:head"];
@@ -454,14 +465,14 @@ async fn a_log_that_lost_its_newest_part_gets_a_new_generation(mut store: Store)
     let _: u64 = store.query(&restore).await;
     let found = store.post(&ada(), "a=", "3", None).await;
     assert!(found.forgotten);
-    assert_ne!(found.generation, first.generation);
+    assert_ne!(found.generation, first.head.generation);
     assert_eq!(found.previous, Some(lost.position), "what is there stays in order");
 
     // The whole log.
     let _: u64 = store.query(&["DEL", "room:{general}:log"]).await;
     let joined = store.joined(&ada(), "a=", after(found.position)).await;
     assert!(joined.forgotten && joined.reset);
-    assert_ne!(joined.generation, found.generation);
+    assert_ne!(joined.head.generation, found.generation);
     assert!(
         store.joined(&ada(), "a=", Resume::Newest).await.forgotten,
         "nobody has noted yet that all were told"
@@ -471,21 +482,194 @@ async fn a_log_that_lost_its_newest_part_gets_a_new_generation(mut store: Store)
         store.joined(&ada(), "a=", Resume::Newest).await.forgotten,
         "they were told of another generation"
     );
-    store.redis.note_told(&room(), &joined.generation).await.expect("is noted");
+    store.redis.note_told(&room(), &joined.head.generation).await.expect("is noted");
     assert!(!store.joined(&ada(), "a=", Resume::Newest).await.forgotten);
 }
 
-async fn a_resume_from_before_redis_was_lost_is_a_reset_also_without_the_generation(mut store: Store) {
+async fn a_room_without_a_head_is_read_together_with_postgres_until_it_was_compared(mut store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
-    let before = store.post(&ada(), "a=", "1", None).await.position;
-    // No Redis is lost and back within the millisecond of its last write.
-    while store.now_ms().await <= milliseconds(before) {}
-    let _: String = store.query(&["FLUSHALL"]).await;
+    store.post(&ada(), "a=", "1", None).await;
+    let _: u64 = store.query(&["DEL", "room:{general}:head"]).await;
+    let post = store.redis.post(&room(), &ConnectionId::new("a="), &message(&ada(), "2", "2"), None).await;
+    assert!(matches!(post, Err(Error::NotJoined)), "nobody knows what went before: {post:?}");
+    let page = store.redis.page(&room(), Cursor::Newest, 50).await.expect("is read");
+    assert!(page.head.is_none());
+    assert_eq!(texts(&page.events), ["1"]);
+    let joined = store.joined(&ada(), "a=", Resume::Newest).await;
+    assert_eq!(joined.head.since, Position::END);
+    assert!(joined.head.disagrees_with(&Known {
+        newest: Position::BEGINNING,
+        lost: Position::BEGINNING,
+        generations: 0
+    }));
+}
+
+async fn a_room_leaves_redis_whole_when_nobody_has_used_it_for_long(mut store: Store) {
     store.joined(&ada(), "a=", Resume::Newest).await;
-    let since = store.post(&ada(), "a=", "2", None).await.position;
-    assert!(store.joined(&ada(), "a=", after(before)).await.reset);
-    assert!(!store.joined(&ada(), "a=", after(since)).await.reset);
-    assert!(!store.joined(&ada(), "a=", after(Position::BEGINNING)).await.reset);
+    store.post(&ada(), "a=", "1", None).await;
+    for key in ["head", "log", "subscribers", "online"] {
+        let seconds: i64 = store.query(&["TTL", &format!("room:{{general}}:{key}")]).await;
+        let month = 30 * 24 * 60 * 60;
+        assert!((month - 60..=month).contains(&seconds), "{key} stays for {seconds} s");
+    }
+}
+
+fn position(milliseconds: u64) -> Position {
+    Position::parse(&format!("{milliseconds}-0")).expect("is a position")
+}
+
+const NOTHING: Known = Known { newest: Position::BEGINNING, lost: Position::BEGINNING, generations: 0 };
+
+impl Store {
+    /// Joins as `message` does, in a room of which Postgres knows this.
+    async fn settled(&self, who: &Identity, connection: &str, known: Known) -> Joined {
+        for _ in 0..3 {
+            let joined = self.joined(who, connection, Resume::Newest).await;
+            if !joined.head.disagrees_with(&known) {
+                return joined;
+            }
+            let asking = ConnectionId::new(connection);
+            self.redis.compare(&room(), &joined.head, &known, &asking).await.expect("is compared");
+        }
+        panic!("Redis and Postgres do not come to agree");
+    }
+
+    async fn settle(&self, known: Known, events: Vec<Settlement>) -> Settled {
+        self.redis.settle(&room(), &StoredRoom { known, events }).await.expect("is settled")
+    }
+
+    async fn events(&self) -> Vec<String> {
+        let page = self.redis.page(&room(), Cursor::Newest, 50).await.expect("is read");
+        texts(&page.events).into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// What the archive has stored just where the log has it.
+fn stored(who: &Identity, id: &str, position: Position) -> Settlement {
+    let event = message(who, id, id).event;
+    Settlement {
+        logged: event,
+        stored: event,
+        position,
+        places: vec![position],
+        gone: false,
+        unsettled: true,
+    }
+}
+
+async fn a_generation_begins_where_postgres_knows_more_than_the_log(store: Store) {
+    let first = store.settled(&ada(), "a=", NOTHING).await;
+    assert_eq!((first.head.since, first.head.generations), (Position::BEGINNING, 1));
+    assert!(!first.forgotten, "there is nobody else who has to be told");
+    store.settled(&bob(), "b=", NOTHING).await;
+    let posted = store.post(&ada(), "a=", "1", None).await;
+    let newest = position(milliseconds(posted.position) + 1_000_000);
+    for (known, since) in [
+        (Known { generations: 2, ..NOTHING }, Position::BEGINNING),
+        (Known { lost: position(5), generations: 3, ..NOTHING }, position(5)),
+        (Known { newest, lost: position(5), generations: 4 }, newest),
+    ] {
+        let before = store.joined(&ada(), "a=", Resume::Newest).await.head;
+        assert!(before.disagrees_with(&known), "{before:?} {known:?}");
+        let joined = store.settled(&ada(), "a=", known).await;
+        assert_ne!(joined.head.generation, before.generation);
+        assert_eq!(joined.head.since, since);
+        assert!(known.generations < joined.head.generations && joined.forgotten);
+        // A head that somebody else has changed meanwhile is left to them.
+        let compared = store.redis.compare(&room(), &before, &known, &ConnectionId::new("a=")).await;
+        assert_eq!(compared.expect("is compared"), Compared::Unchanged);
+    }
+    let after = store.post(&ada(), "a=", "2", None).await;
+    assert!(newest < after.position, "no place is given twice");
+    assert_eq!(after.previous, Some(newest));
+}
+
+async fn what_was_stored_and_the_log_lacks_was_forgotten(store: Store) {
+    let start = store.settled(&ada(), "a=", NOTHING).await;
+    let known = Known { generations: 1, ..NOTHING };
+    let posted = store.post(&ada(), "a=", "1", None).await.position;
+    assert_eq!(store.settle(known, vec![stored(&ada(), "1", posted)]).await, Settled::Agrees { length: 1 });
+
+    // Its text is deleted: nobody has to find it.
+    let deleted = Settlement { gone: true, ..stored(&ada(), "2", position(5)) };
+    assert_eq!(store.settle(known, vec![deleted]).await, Settled::Agrees { length: 1 });
+
+    let lost = position(milliseconds(posted) + 1_000_000);
+    let settled = store.settle(known, vec![stored(&ada(), "2", lost), stored(&ada(), "1", posted)]).await;
+    let Settled::Begun { length: 1, generation, generations: 2, lost: up_to } = settled else {
+        panic!("{settled:?}")
+    };
+    assert_eq!(up_to, lost);
+    assert_ne!(generation, start.head.generation);
+    let joined = store.joined(&bob(), "b=", Resume::Newest).await;
+    assert!(joined.forgotten, "the subscribers have to be told");
+    assert_eq!((joined.head.generation, joined.head.since, joined.head.last), (generation, lost, Some(lost)));
+
+    // It has been looked for: up to `since` Postgres is read as well.
+    let known = Known { newest: lost, lost, generations: 2 };
+    let again = Settlement { unsettled: false, ..stored(&ada(), "2", lost) };
+    assert_eq!(store.settle(known, vec![again]).await, Settled::Agrees { length: 1 });
+    // But who stored it may have died before looking.
+    assert!(matches!(store.settle(known, vec![stored(&ada(), "2", lost)]).await, Settled::Begun { .. }));
+}
+
+async fn what_postgres_has_elsewhere_is_taken_out_of_the_log(store: Store) {
+    store.settled(&ada(), "a=", NOTHING).await;
+    let known = Known { generations: 1, ..NOTHING };
+    let first = store.post(&ada(), "a=", "1", None).await.position;
+    let second = store.post(&ada(), "a=", "2", None).await.position;
+    let third = store.post(&ada(), "a=", "3", None).await.position;
+
+    // The record of the first place comes alone; where the log has the repeat is known from `sent`.
+    let moved = stored(&ada(), "2", position(7));
+    let settled = store.settle(known, vec![moved]).await;
+    assert!(matches!(settled, Settled::Begun { lost, .. } if lost == second), "{settled:?}");
+    assert_eq!(store.events().await, ["1", "3"]);
+    let repeat = store.post(&ada(), "a=", "2", None).await;
+    assert_eq!((repeat.position, repeat.repeated), (position(7), Some(None)), "its ack tells its place");
+
+    // Under another name, for the client has used an id again.
+    let renamed = Settlement { stored: message(&bob(), "x", "x").event, ..stored(&ada(), "3", third) };
+    assert!(matches!(store.settle(known, vec![renamed]).await, Settled::Begun { .. }));
+    assert_eq!(store.events().await, ["1"]);
+
+    let deleted = Settlement { gone: true, ..stored(&ada(), "1", first) };
+    store.settle(known, vec![deleted]).await;
+    assert!(store.events().await.is_empty());
+}
+
+async fn what_is_trimmed_is_read_from_postgres_from_then_on(store: Store) {
+    store.settled(&ada(), "a=", NOTHING).await;
+    let mut posted = Vec::new();
+    for id in ["1", "2", "3"] {
+        posted.push(store.post(&ada(), "a=", id, None).await.position);
+    }
+    let event = |id| message(&ada(), id, id).event;
+    let oldest = store.redis.oldest(&room(), 2).await.expect("is read");
+    let read = oldest.iter().map(|entry| match entry {
+        Entry::Event(record) => (record.position, record.previous, record.event.event),
+        Entry::Unreadable(position) => panic!("{position}"),
+    });
+    let expected = [(posted[0], None, event("1")), (posted[1], Some(posted[0]), event("2"))];
+    assert_eq!(read.collect::<Vec<_>>(), expected);
+
+    // The third is not what stands at the place of the second, and stays.
+    let trim = [(posted[0], event("1")), (posted[1], event("3"))];
+    assert_eq!(store.redis.trim(&room(), &trim).await.expect("is trimmed"), 1);
+    assert_eq!(store.events().await, ["2", "3"]);
+    let joined = store.joined(&ada(), "a=", Resume::Newest).await;
+    assert_eq!((joined.head.since, joined.head.last), (posted[0], Some(posted[2])));
+    assert!(!joined.forgotten, "nothing was forgotten");
+    assert_eq!(store.redis.trim(&room(), &trim).await.expect("is trimmed"), 0);
+}
+
+async fn what_is_stored_of_a_room_that_is_not_there_is_told(store: Store) {
+    let known = Known { generations: 3, lost: position(4), ..NOTHING };
+    let nothing =
+        store.settle(known, vec![Settlement { unsettled: false, ..stored(&ada(), "1", position(9)) }]).await;
+    assert_eq!(nothing, Settled::Absent { generations: 3, lost: position(4) });
+    let unseen = store.settle(known, vec![stored(&ada(), "1", position(9))]).await;
+    assert_eq!(unseen, Settled::Absent { generations: 4, lost: position(9) });
 }
 
 async fn a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live(mut store: Store) {
@@ -511,9 +695,9 @@ async fn a_page_is_bounded_by_bytes_as_well_as_by_count(store: Store) {
     let page = store.redis.page_for(&connection, &room(), Cursor::Newest, 200).await.expect("is read");
     assert!((20..40).contains(&page.events.len()), "{}", page.events.len());
     assert!(page.older && !page.newer);
-    assert!(page.events.last().expect("not empty").text.as_str().starts_with("39 "));
+    assert!(text(page.events.last().expect("not empty")).starts_with("39 "));
     let resumed = store.joined(&ada(), "a=", after(Position::BEGINNING)).await;
-    assert!(resumed.more && resumed.events[0].text.as_str().starts_with("0 "));
+    assert!(resumed.more && text(&resumed.events[0]).starts_with("0 "));
 }
 
 async fn a_user_with_two_connections_is_online_until_both_have_left(store: Store) {
@@ -644,14 +828,15 @@ async fn news_are_told_only_of_rooms_that_were_joined(store: Store) {
     let connection = ConnectionId::new("a=");
     store.joined(&ada(), "a=", Resume::Newest).await;
     let rooms = [joined, other];
-    assert_eq!(store.redis.peek(&connection, &rooms).await.expect("answers"), [Some(None), None]);
+    let last = async || {
+        let news = store.redis.peek(&connection, &rooms).await.expect("answers");
+        news.into_iter().map(|news| news.map(|news| news.last)).collect::<Vec<_>>()
+    };
+    assert_eq!(last().await, [Some(None), None]);
     let posted = store.post(&ada(), "a=", "1", None).await;
-    assert_eq!(
-        store.redis.peek(&connection, &rooms).await.expect("answers"),
-        [Some(Some(posted.position)), None]
-    );
+    assert_eq!(last().await, [Some(Some(posted.position)), None]);
     let summaries = store.redis.room_summaries(&rooms).await.expect("answers");
-    assert_eq!(summaries[0].last_message.as_ref().map(|event| event.text.as_str()), Some("1"));
+    assert_eq!(summaries[0].last_message.as_ref().map(text), Some("1"));
     assert_eq!((summaries[0].online, summaries[1].online), (1, 0));
     assert!(summaries[1].last_message.is_none());
 }
