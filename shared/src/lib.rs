@@ -6,6 +6,7 @@
 //! - [`postgres`]: users, sessions, rooms, members; all the SQL.
 //! - [`redis`]: tickets, connections, the rooms' logs, throttles; all the keys and scripts.
 //! - [`push`]: posting to connections, and forgetting those that are gone.
+//! - [`queue`]: the queues in SQS; [`fanout`]: which pushes go through one.
 //! - [`configuration`], [`telemetry`], [`error`]: what every function starts with and ends with.
 //!
 //! Nothing here knows an AWS Lambda event: that is the crate `lambda`.
@@ -13,12 +14,15 @@
 pub mod configuration;
 pub mod domain;
 pub mod error;
+pub mod fanout;
 pub mod identity;
 pub mod password;
 pub mod postgres;
 pub mod protocol;
 pub mod push;
+pub mod queue;
 pub mod redis;
+mod retry;
 pub mod telemetry;
 pub mod token;
 

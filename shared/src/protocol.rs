@@ -7,6 +7,7 @@ mod form;
 pub mod frames;
 pub mod http;
 pub mod openapi;
+pub mod queue;
 
 use std::time::Duration;
 

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::App;
 
-/// Tells everybody in a room to read again, if they have to. Redis remembers that until it is done, so a failure costs
-/// no more than a delay: the next frame in the room tries again.
+/// Tells everybody in a room to read again, if they have to. Redis remembers that until everybody has been told or is in
+/// the fan-out queue, so a failure costs no more than a delay: the next frame in the room tries again.
 pub(crate) async fn tell_if(
     forgotten: bool,
     app: &App,
@@ -32,6 +32,9 @@ async fn tell(app: &App, room: &RoomId, generation: &Generation, deadline: Insta
     let frame = Resync { room: room.clone(), generation: generation.clone() };
     let frame = serde_json::to_string(&frame).expect("two strings serialise");
     let subscribers = app.redis.subscribers(room).await?;
-    app.connections.push(room, &frame, &subscribers.iter().collect::<Vec<_>>(), deadline).await;
-    app.redis.note_told(room, generation).await
+    let told = app.fan_out.tell(room, &frame, &subscribers.iter().collect::<Vec<_>>(), deadline).await;
+    if told.lost == 0 {
+        app.redis.note_told(room, generation).await?;
+    }
+    Ok(())
 }
