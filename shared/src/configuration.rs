@@ -145,7 +145,7 @@ impl Section for RedisSection {
         let connection = redis::IntoConnectionInfo::into_connection_info(environment.required(VARIABLE)?);
         let connection = connection.map_err(|_| bad(VARIABLE, "must be a redis:// or rediss:// URL"))?;
         let cluster = environment.switch("REDIS_CLUSTER")?;
-        let days = environment.number("HISTORY_IDLE_DAYS", 30, 15..=3_650)?;
+        let days = environment.number("HISTORY_IDLE_DAYS", 30, 15..=365)?;
         Ok(Self {
             connection,
             cluster,
@@ -197,6 +197,69 @@ impl Section for PushSection {
             budget: Duration::from_millis(budget),
         })
     }
+}
+
+/// Where acknowledged events are queued.
+pub struct ArchiveQueueSection {
+    /// `ARCHIVE_QUEUE_URL`.
+    pub url: String,
+}
+
+impl Section for ArchiveQueueSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        Ok(Self { url: queue_url(environment, "ARCHIVE_QUEUE_URL")? })
+    }
+}
+
+/// Where records go that can never be stored.
+pub struct DeadLetterSection {
+    /// `ARCHIVE_DEAD_LETTER_QUEUE_URL`.
+    pub url: String,
+}
+
+impl Section for DeadLetterSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        Ok(Self { url: queue_url(environment, "ARCHIVE_DEAD_LETTER_QUEUE_URL")? })
+    }
+}
+
+/// How a frame gets to many.
+pub struct FanoutSection {
+    /// `FANOUT_QUEUE_URL`.
+    pub queue_url: String,
+    /// `FANOUT_DIRECT`: to so many receivers a function posts by itself; also how many one slice of a bigger room has.
+    pub direct: usize,
+}
+
+impl FanoutSection {
+    /// The largest `FANOUT_DIRECT`: with so many receivers a slice still fits into a message of 256 KiB.
+    pub const MOST_DIRECT: usize = 2_000;
+}
+
+impl Section for FanoutSection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        let queue_url = queue_url(environment, "FANOUT_QUEUE_URL")?;
+        Ok(Self { queue_url, direct: environment.number("FANOUT_DIRECT", 500, 1..=Self::MOST_DIRECT)? })
+    }
+}
+
+/// How much of a conversation Redis holds.
+pub struct HistorySection {
+    /// `HISTORY_HOT`: to about so many events a room's log is trimmed.
+    pub hot: usize,
+}
+
+impl Section for HistorySection {
+    fn read(environment: &Environment) -> Result<Self, ConfigurationError> {
+        Ok(Self { hot: environment.number("HISTORY_HOT", 10_000, 1..=1_000_000)? })
+    }
+}
+
+fn queue_url(environment: &Environment, variable: &'static str) -> Result<String, ConfigurationError> {
+    environment.required(variable).and_then(|url| match is_web_address(&url) {
+        true => Ok(url),
+        false => Err(bad(variable, "must be an https:// URL")),
+    })
 }
 
 /// `http://` is for the local AWS.
@@ -346,6 +409,35 @@ mod tests {
         {
             assert!(url(bad).is_err(), "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn queues_have_an_address_and_limits_a_range() {
+        let url = ("FANOUT_QUEUE_URL", "https://sqs.example/1/fanout");
+        assert_eq!(refused::<ArchiveQueueSection, 0>([]).as_deref(), Some("ARCHIVE_QUEUE_URL is not set"));
+        assert_eq!(
+            refused::<DeadLetterSection, 1>([("ARCHIVE_DEAD_LETTER_QUEUE_URL", "hunter2")]).as_deref(),
+            Some("ARCHIVE_DEAD_LETTER_QUEUE_URL must be an https:// URL")
+        );
+        assert_eq!(refused::<FanoutSection, 0>([]).as_deref(), Some("FANOUT_QUEUE_URL is not set"));
+        for direct in ["0", "2001", "many"] {
+            assert_eq!(
+                refused::<FanoutSection, 2>([url, ("FANOUT_DIRECT", direct)]).as_deref(),
+                Some("FANOUT_DIRECT must be a whole number from 1 to 2000")
+            );
+        }
+        assert_eq!(
+            refused::<HistorySection, 1>([("HISTORY_HOT", "0")]).as_deref(),
+            Some("HISTORY_HOT must be a whole number from 1 to 1000000")
+        );
+        assert_eq!(
+            refused::<RedisSection, 2>([("REDIS_URL", "redis://a"), ("HISTORY_IDLE_DAYS", "14")]).as_deref(),
+            Some("HISTORY_IDLE_DAYS must be a whole number from 15 to 365")
+        );
+        let direct = Environment::of_table([url]).section::<FanoutSection>().map(|section| section.direct);
+        assert_eq!(direct, Ok(500));
+        let usual = Environment::of_table([]).section::<HistorySection>();
+        assert_eq!(usual.map(|section| section.hot), Ok(10_000));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Posting to connections through the API Gateway management API, and forgetting those that are gone.
 
-use std::{error::Error as StdError, time::Duration};
+use std::time::Duration;
 
 use aws_sdk_apigatewaymanagement::{
     Client,
-    config::{http::HttpResponse, retry::RetryConfig, timeout::TimeoutConfig},
+    config::{retry::RetryConfig, timeout::TimeoutConfig},
     operation::{delete_connection::DeleteConnectionError, post_to_connection::PostToConnectionError},
     primitives::Blob,
 };
@@ -16,6 +16,7 @@ use crate::{
     domain::{messages::ConnectionId, rooms::RoomId, users::UserId},
     error::Result,
     redis::{Redis, Subscriber},
+    retry::{Backoff, chain, passes},
     token::TokenHash,
 };
 
@@ -37,14 +38,16 @@ pub struct Connections {
 }
 
 /// What became of a frame that was posted to many.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Delivery {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delivery<'a> {
     /// The gateway has taken it for so many connections.
     pub delivered: usize,
     /// So many connections are gone, and forgotten.
     pub gone: usize,
-    /// So many could not be reached within the budget. Their clients notice the gap and read what they missed.
-    pub given_up: usize,
+    /// These have kept the others waiting: they took more than half of the budget, reached or not.
+    pub slow: Vec<&'a Subscriber>,
+    /// These could not be reached before the deadline, and may be later.
+    pub unreached: Vec<&'a Subscriber>,
 }
 
 /// What became of one try.
@@ -55,10 +58,11 @@ enum Attempt<T> {
 }
 
 /// What became of one post.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Post {
     Delivered,
     Gone,
-    GivenUp,
+    Unreached,
 }
 
 impl Connections {
@@ -85,31 +89,35 @@ impl Connections {
 
     /// Posts one frame to many connections, side by side. Returns when each has it, is gone, or the deadline has come;
     /// those that are gone are forgotten by then.
-    pub async fn push(
+    pub async fn push<'a>(
         &self,
         room: &RoomId,
         frame: &str,
-        receivers: &[&Subscriber],
+        receivers: &[&'a Subscriber],
         deadline: Instant,
-    ) -> Delivery {
-        let posts = stream::iter(receivers).map(async |receiver: &&Subscriber| {
-            (*receiver, self.post(&receiver.connection, frame, deadline).await)
+    ) -> Delivery<'a> {
+        let patience = self.budget / 2;
+        let posts = stream::iter(receivers).map(async |receiver: &&'a Subscriber| {
+            let begin = Instant::now();
+            let post = self.post(&receiver.connection, frame, deadline).await;
+            // Whose turn did not come before the deadline has kept nobody waiting.
+            (*receiver, post, patience < begin.elapsed())
         });
         let mut delivery = Delivery::default();
         let mut gone = Vec::new();
         let mut posts = posts.buffer_unordered(WIDTH);
-        while let Some((receiver, post)) = posts.next().await {
+        while let Some((receiver, post, slow)) = posts.next().await {
             match post {
                 Post::Delivered => delivery.delivered += 1,
                 Post::Gone => gone.push(receiver),
-                Post::GivenUp => delivery.given_up += 1,
+                Post::Unreached => delivery.unreached.push(receiver),
+            }
+            if slow && post != Post::Gone {
+                delivery.slow.push(receiver);
             }
         }
         delivery.gone = gone.len();
         self.forget_gone(room, &gone).await;
-        if 0 < delivery.given_up {
-            tracing::warn!(room.id = %room, given_up = delivery.given_up, "some connections could not be reached in time");
-        }
         delivery
     }
 
@@ -154,10 +162,10 @@ impl Connections {
             if passes(error.raw_response()) {
                 return Attempt::Again(chain(&error));
             }
-            tracing::error!(connection.id = %connection, cause = %chain(&error), "a post was refused for good");
-            Attempt::Done(Post::GivenUp)
+            tracing::error!(connection.id = %connection, cause = chain(&error), "a post was refused, and not as what passes");
+            Attempt::Done(Post::Unreached)
         };
-        repeat_until(deadline, connection, attempt).await.unwrap_or(Post::GivenUp)
+        repeat_until(deadline, connection, attempt).await.unwrap_or(Post::Unreached)
     }
 
     async fn close(&self, connection: &ConnectionId) {
@@ -172,7 +180,7 @@ impl Connections {
                 }
                 Err(error) if passes(error.raw_response()) => Attempt::Again(chain(&error)),
                 Err(error) => {
-                    tracing::error!(connection.id = %connection, cause = %chain(&error), "a close was refused for good");
+                    tracing::error!(connection.id = %connection, cause = chain(&error), "a close was refused for good");
                     Attempt::Done(())
                 }
             }
@@ -209,38 +217,19 @@ async fn repeat_until<T, F: Future<Output = Attempt<T>>>(
     connection: &ConnectionId,
     attempt: impl Fn() -> F,
 ) -> Option<T> {
-    let mut pause = FIRST_PAUSE;
-    while Instant::now() < deadline {
+    let mut backoff = Backoff::until(deadline, FIRST_PAUSE, LONGEST_PAUSE);
+    if deadline <= Instant::now() {
+        return None;
+    }
+    loop {
         match tokio::time::timeout_at(deadline, attempt()).await.ok()? {
             Attempt::Done(outcome) => return Some(outcome),
             Attempt::Again(cause) => {
                 tracing::debug!(connection.id = %connection, cause, "the management API refused")
             }
         }
-        tokio::time::sleep_until(deadline.min(Instant::now() + jitter(pause))).await;
-        pause = LONGEST_PAUSE.min(pause * 2);
+        if !backoff.pause().await {
+            return None;
+        }
     }
-    None
-}
-
-/// Whether a failure may pass: no answer at all, too many requests, or a fault of the gateway's.
-fn passes(response: Option<&HttpResponse>) -> bool {
-    response.is_none_or(|response| response.status().as_u16() == 429 || response.status().is_server_error())
-}
-
-/// "Full jitter": between nothing and the pause, so that those who failed together do not come back together.
-fn jitter(pause: Duration) -> Duration {
-    let fraction = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-    pause.mul_f64(fraction)
-}
-
-fn chain(error: &dyn StdError) -> String {
-    let mut chain = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        chain.push_str(": ");
-        chain.push_str(&next.to_string());
-        cause = next.source();
-    }
-    chain
 }

@@ -27,7 +27,7 @@ use crate::{
 use link::Link;
 
 /// How long API Gateway lets a connection live, two hours, with some minutes for clocks and retries.
-const CONNECTION_LIFETIME_SECONDS: u64 = 2 * 60 * 60 + 10 * 60;
+pub(crate) const CONNECTION_LIFETIME_SECONDS: u64 = 2 * 60 * 60 + 10 * 60;
 
 /// ElastiCache Serverless takes 3,999 arguments in one command; some of them are a script's own.
 const MOST_ARGUMENTS: usize = 3_000;

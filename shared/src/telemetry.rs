@@ -18,9 +18,11 @@ pub fn start(environment: &Environment) -> Result<(), ConfigurationError> {
     let (level, json) =
         section.as_ref().map_or((tracing::Level::INFO, true), |LogSection { level, json }| (*level, *json));
     let ours = [
+        "archive",
         "authorize",
         "connect",
         "disconnect",
+        "fanout",
         "lambda",
         "login",
         "message",

@@ -4,6 +4,7 @@ mod accounts;
 mod bad_input;
 mod cluster;
 mod connections;
+mod fanout;
 mod first_path;
 mod history;
 mod log;

@@ -1,8 +1,9 @@
 //! `$default`: every frame that a client sends.
 //!
 //! A frame is parsed, admitted (is this connection still known, is there room in its throttle), done, and replied to.
-//! A send costs two round trips to Redis, whatever the room's size: `admit` and `post`. Postgres is asked by `join`
-//! only, and for connections that Redis has forgotten.
+//! A send costs two round trips to Redis, whatever the room's size: `admit` and `post`; then the queue on the way to
+//! Postgres takes the event while it is pushed. Postgres itself is asked by `join` only, and for connections that Redis
+//! has forgotten.
 
 mod actions;
 mod frame;
@@ -19,9 +20,11 @@ use lambda::{
 use shared::{
     Error, Result,
     configuration::{
-        Environment, PostgresSection, PushSection, RedisSection, SessionSection, WebsocketThrottleSection,
+        ArchiveQueueSection, Environment, FanoutSection, PostgresSection, PushSection, RedisSection,
+        SessionSection, WebsocketThrottleSection,
     },
     domain::{messages::ConnectionId, rates::Rates},
+    fanout::FanOut,
     identity::Identity,
     postgres::Postgres,
     protocol::{
@@ -29,6 +32,7 @@ use shared::{
         frames::{Referenced, Reply},
     },
     push::Connections,
+    queue::ArchiveQueue,
     redis::{Admission, Redis},
 };
 
@@ -47,6 +51,8 @@ pub struct App {
     postgres: Postgres,
     redis: Redis,
     connections: Connections,
+    fan_out: FanOut,
+    archive: ArchiveQueue,
     subscribers: SubscriberCache,
     session_lifetime: Duration,
     logged_rates: Rates,
@@ -61,12 +67,17 @@ impl App {
     pub async fn from_env(environment: &Environment) -> Result<Self, Fatal> {
         let redis = Redis::new(&environment.section::<RedisSection>()?)?;
         let rates = environment.section::<WebsocketThrottleSection>()?.rates;
+        let postgres = Postgres::new(&environment.section::<PostgresSection>()?);
+        let connections = Connections::new(redis.clone(), &environment.section::<PushSection>()?).await;
+        let session_lifetime = environment.section::<SessionSection>()?.lifetime;
         Ok(Self {
-            postgres: Postgres::new(&environment.section::<PostgresSection>()?),
-            connections: Connections::new(redis.clone(), &environment.section::<PushSection>()?).await,
+            postgres,
             redis,
+            fan_out: FanOut::new(connections.clone(), &environment.section::<FanoutSection>()?).await,
+            connections,
+            archive: ArchiveQueue::new(&environment.section::<ArchiveQueueSection>()?).await,
             subscribers: SubscriberCache::default(),
-            session_lifetime: environment.section::<SessionSection>()?.lifetime,
+            session_lifetime,
             other_rates: rates.widened(OTHERS_FACTOR),
             logged_rates: rates,
         })

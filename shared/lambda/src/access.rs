@@ -20,6 +20,10 @@ pub struct Access {
     pub connection: Option<String>,
     /// About which room.
     pub room: Option<String>,
+    /// How many messages of a queue the call was made for.
+    pub records: Option<usize>,
+    /// How many of them come again.
+    pub failed: Option<usize>,
 }
 
 impl Access {
@@ -35,6 +39,8 @@ impl Access {
             user: None,
             connection: None,
             room: None,
+            records: None,
+            failed: None,
         }
     }
 
@@ -54,6 +60,8 @@ impl Access {
             user_id = self.user,
             connection_id = self.connection,
             room = self.room,
+            records = self.records,
+            failed = self.failed,
             "call"
         );
     }

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod authorizer;
 pub mod http;
+pub mod queue;
 pub mod websocket;
 
 use std::process::ExitCode;

@@ -10,9 +10,11 @@ use shared::{
     protocol::{
         Form, Timestamp,
         frames::{Content, Event, EventBody, Reply},
+        queue::ArchiveRecord,
     },
     redis::{Posted, Subscriber},
 };
+use tokio::join;
 
 use crate::{App, Speaker, resync::tell_if};
 
@@ -52,17 +54,31 @@ impl Send {
         let Posted { position, previous, repeated, version, subscribers, generation, forgotten } = posted;
         let subscribers = app.subscribers.update(&room, held, version, subscribers);
 
-        let deadline = app.connections.deadline();
-        tell_if(forgotten, app, &room, &generation, deadline).await;
-        // A repeat is pushed again: the first time may have died before its pushes. Clients drop what they have.
-        if let Some(body) = repeated.unwrap_or(Some(body)) {
+        // What the log has of the first time is what everybody has seen. If it has it no more, Postgres may not yet have it
+        // either; but nobody is shown again what may have been taken out of the log.
+        let (archived, pushed) = match repeated {
+            None => (body.clone(), Some(body)),
+            Some(Some(first)) => (first.clone(), Some(first)),
+            Some(None) => (body, None),
+        };
+        let record = ArchiveRecord { room: room.clone(), position, previous, event: archived };
+        let deadline = app.fan_out.deadline();
+        let push = async {
+            tell_if(forgotten, app, &room, &generation, deadline).await;
+            // A repeat is pushed again: the first time may have died before its pushes. Clients drop what they have.
+            let Some(body) = pushed else { return Ok(()) };
             let logged = Event::new(room.clone(), position, previous, body);
             let frame = serde_json::to_string(&logged)
                 .map_err(|cause| Error::internal("pushing a message", cause))?;
             let receivers: Vec<&Subscriber> =
                 subscribers.iter().filter(|subscriber| subscriber.connection != speaker.connection).collect();
-            app.connections.push(&room, &frame, &receivers, deadline).await;
-        }
+            app.fan_out.tell(&room, &frame, &receivers, deadline).await;
+            Ok(())
+        };
+        // Side by side, and both to their end: the function is frozen after its answer. Acknowledged means kept, so there is
+        // no ack without the queue.
+        let (queued, told) = join!(app.archive.put(&record), push);
+        queued.and(told)?;
         Ok(Reply::Ack { room, id, event, position, previous, at: Timestamp(position.at()) })
     }
 }

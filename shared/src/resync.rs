@@ -1,0 +1,65 @@
+//! Telling a room that Redis had forgotten a part of it.
+
+use tokio::time::Instant;
+
+use crate::{
+    domain::{
+        messages::{ConnectionId, Generation},
+        rooms::RoomId,
+    },
+    error::Result,
+    fanout::FanOut,
+    protocol::frames::Resync,
+    redis::{Redis, Subscriber},
+};
+
+/// Tells everybody in a room to read again. Redis remembers that they have to be told until everybody has been or is in
+/// the fan-out queue, so a failure costs no more than a delay: the next frame in the room tries again.
+pub async fn tell(
+    redis: &Redis,
+    fan_out: &FanOut,
+    room: &RoomId,
+    generation: &Generation,
+    deadline: Instant,
+) {
+    tell_those(redis, fan_out, room, generation, |_| true, deadline).await;
+}
+
+/// Tells everybody but one who knows already.
+pub async fn tell_others(
+    redis: &Redis,
+    fan_out: &FanOut,
+    room: &RoomId,
+    generation: &Generation,
+    knows: &ConnectionId,
+    deadline: Instant,
+) {
+    let others = |subscriber: &Subscriber| subscriber.connection != *knows;
+    tell_those(redis, fan_out, room, generation, others, deadline).await;
+}
+
+async fn tell_those(
+    redis: &Redis,
+    fan_out: &FanOut,
+    room: &RoomId,
+    generation: &Generation,
+    to_be_told: impl Fn(&Subscriber) -> bool,
+    deadline: Instant,
+) {
+    tracing::warn!(room.id = %room, generation = generation.as_str(), "Redis has forgotten a part of the room's log");
+    let told: Result<()> = async {
+        let frame = Resync { room: room.clone(), generation: generation.clone() };
+        let frame = serde_json::to_string(&frame).expect("two strings serialise");
+        let subscribers = redis.subscribers(room).await?;
+        let receivers: Vec<_> = subscribers.iter().filter(|subscriber| to_be_told(subscriber)).collect();
+        let told = fan_out.tell(room, &frame, &receivers, deadline).await;
+        if told.lost == 0 {
+            redis.note_told(room, generation).await?;
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(error) = told {
+        tracing::warn!(room.id = %room, cause = error.cause_chain(), "a room could not be told to read again");
+    }
+}
