@@ -201,6 +201,39 @@ impl Postgres {
         self.messages(room, (Position::BEGINNING, before), until, Order::NewestFirst, limit).await
     }
 
+    /// Which of these events are stored at just these places, and have not been deleted.
+    pub async fn stored_at(
+        &self,
+        room: &RoomId,
+        places: &[(Position, EventId)],
+    ) -> Result<Vec<(Position, EventId)>> {
+        let (ms, n): (Vec<i64>, Vec<i64>) = places.iter().map(|(position, _)| position.to_store()).unzip();
+        let events: Vec<_> = places.iter().map(|(_, event)| event.as_uuid()).collect();
+        self.link
+            .run("looking whether events are stored", async |connection| {
+                let rows = sqlx::query!(
+                    "select m.position_ms, m.position_n, m.event_id
+                     from unnest($2::uuid[], $3::bigint[], $4::bigint[]) as p (event_id, position_ms, position_n)
+                     join messages m
+                       on m.room_id = $1 and m.event_id = p.event_id
+                      and m.position_ms = p.position_ms and m.position_n = p.position_n
+                     where m.text is not null or m.kind in ('deleted', 'reacted')",
+                    room.as_str(),
+                    &events,
+                    &ms,
+                    &n,
+                )
+                .fetch_all(connection)
+                .await?;
+                let stored = rows.into_iter().map(|row| {
+                    let position = Position::from_store(row.position_ms, row.position_n);
+                    (position, EventId::from_store(row.event_id))
+                });
+                Ok(stored.collect())
+            })
+            .await
+    }
+
     /// The newest message of each of the rooms that have one, as it is now, without its reactions.
     pub async fn last_messages(&self, rooms: &[RoomId]) -> Result<HashMap<RoomId, Event>> {
         let names: Vec<String> = rooms.iter().map(|room| room.as_str().to_owned()).collect();

@@ -1,0 +1,180 @@
+//! Writes acknowledged events to Postgres, and finds out whether Redis still has what it should.
+//!
+//! What is stored is then compared with the room's log: where readers cannot have found an event, Redis has forgotten
+//! something, and they are told to read again. Records are done only after that, so whatever is cut off half-way is done
+//! by a repeat. This function alone trims the logs.
+
+mod trim;
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, stream};
+use lambda::{
+    Fatal,
+    access::Access,
+    queue::{Batch, Failures, Record},
+};
+use shared::{
+    Error, Result,
+    configuration::{
+        ArchiveQueueSection, DeadLetterSection, Environment, FanoutSection, HistorySection, PostgresSection,
+        PushSection, RedisSection,
+    },
+    domain::rooms::RoomId,
+    fanout::FanOut,
+    postgres::{Arrival, Postgres, Stored, StoredRoom},
+    protocol::queue::ArchiveRecord,
+    push::Connections,
+    queue::{ArchiveQueue, DeadLetterQueue, Postponed},
+    redis::{Redis, Settled},
+    resync,
+};
+
+/// How many rooms of a batch are compared side by side.
+const WIDTH: usize = 8;
+
+/// What the function needs, built once.
+pub struct App {
+    postgres: Postgres,
+    redis: Redis,
+    fan_out: FanOut,
+    queue: ArchiveQueue,
+    dead_letters: DeadLetterQueue,
+    hot: usize,
+}
+
+impl App {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// A variable is absent or bad.
+    pub async fn from_env(environment: &Environment) -> Result<Self, Fatal> {
+        let redis = Redis::new(&environment.section::<RedisSection>()?)?;
+        let connections = Connections::new(redis.clone(), &environment.section::<PushSection>()?).await;
+        Ok(Self {
+            postgres: Postgres::new(&environment.section::<PostgresSection>()?),
+            redis,
+            fan_out: FanOut::new(connections, &environment.section::<FanoutSection>()?).await,
+            queue: ArchiveQueue::new(&environment.section::<ArchiveQueueSection>()?).await,
+            dead_letters: DeadLetterQueue::new(&environment.section::<DeadLetterSection>()?).await,
+            hot: environment.section::<HistorySection>()?.hot,
+        })
+    }
+}
+
+/// A queue message that was read.
+struct Arrived<'a> {
+    message: &'a Record,
+    arrival: Arrival,
+}
+
+/// Stores a batch. What could not be done now comes again, later with every time that it came; what can never be done is
+/// put aside as a dead letter.
+pub async fn handle(app: &App, batch: Batch, access: &mut Access) -> Failures {
+    let (arrived, mut failed) = read(app, &batch, access).await;
+    failed.extend(store(app, &arrived, access).await);
+    let failed: Vec<&Record> = batch.iter().filter(|message| failed.contains(message.id.as_str())).collect();
+    // A batch that is done well needs no request more.
+    if !failed.is_empty() {
+        let postponed = failed
+            .iter()
+            .map(|message| Postponed { receipt: &message.receipt, receives: message.receives });
+        app.queue.postpone(&postponed.collect::<Vec<_>>()).await;
+    }
+    failed.into_iter().collect()
+}
+
+/// The ids of messages that have to come again.
+type Again<'a> = BTreeSet<&'a str>;
+
+async fn read<'a>(app: &App, batch: &'a Batch, access: &Access) -> (Vec<Arrived<'a>>, Again<'a>) {
+    let (mut arrived, mut again) = (Vec::new(), Again::new());
+    for message in batch {
+        match ArchiveRecord::parse(&message.body) {
+            Ok(record) => arrived
+                .push(Arrived { message, arrival: Arrival { record, again: 1 < message.receives } }),
+            Err(unreadable) => again.extend(bury(app, message, &unreadable.to_string(), access).await),
+        }
+    }
+    (arrived, again)
+}
+
+/// Puts a message aside that can never be stored. Answers it if it cannot be put aside now.
+async fn bury<'a>(app: &App, message: &'a Record, reason: &str, access: &Access) -> Option<&'a str> {
+    let buried = app.dead_letters.put(&message.id, &message.body, reason).await;
+    buried.inspect_err(|error| access.log_cause(error)).is_err().then_some(&message.id)
+}
+
+async fn store<'a>(app: &App, arrived: &[Arrived<'a>], access: &Access) -> Again<'a> {
+    if arrived.is_empty() {
+        return Again::new();
+    }
+    let arrivals: Vec<Arrival> = arrived.iter().map(|arrived| arrived.arrival.clone()).collect();
+    match app.postgres.store(&arrivals).await {
+        Ok(stored) => settle(app, arrived, stored, access).await,
+        // Something in the batch is not to Postgres' liking: one half has it, or both.
+        Err(Error::Internal { .. }) if 1 < arrived.len() => {
+            let (first, second) = arrived.split_at(arrived.len() / 2);
+            let mut again = Box::pin(store(app, first, access)).await;
+            again.extend(Box::pin(store(app, second, access)).await);
+            again
+        }
+        Err(error @ Error::Internal { .. }) => {
+            access.log_cause(&error);
+            // More than one was split above.
+            let one = arrived[0].message;
+            bury(app, one, "Postgres refused it", access).await.into_iter().collect()
+        }
+        Err(error) => {
+            access.log_cause(&error);
+            arrived.iter().map(|arrived| arrived.message.id.as_str()).collect()
+        }
+    }
+}
+
+/// Looks into the logs of the rooms.
+async fn settle<'a>(app: &App, arrived: &[Arrived<'a>], stored: Stored, access: &Access) -> Again<'a> {
+    let mut again = Again::new();
+    for index in stored.homeless {
+        again.extend(bury(app, arrived[index].message, "there is no such room", access).await);
+    }
+    let rooms = stream::iter(stored.rooms).map(|(room, stored)| async move {
+        let settled = settle_room(app, &room, &stored).await;
+        settled.err().map(|error| (room, error))
+    });
+    for (room, error) in rooms.buffer_unordered(WIDTH).filter_map(async |failed| failed).collect::<Vec<_>>().await {
+        access.log_cause(&error);
+        let of_room = arrived.iter().filter(|arrived| arrived.arrival.record.room == room);
+        again.extend(of_room.map(|arrived| arrived.message.id.as_str()));
+    }
+    again
+}
+
+async fn settle_room(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<()> {
+    let length = compare(app, room, stored).await?;
+    // A tenth more than hot is soon said to be about as much, and not every batch has to trim.
+    if app.hot + app.hot.div_ceil(10) < length {
+        trim::trim(app, room, length - app.hot).await?;
+    }
+    Ok(())
+}
+
+/// Compares what was stored with the log. Answers how many entries the log has.
+async fn compare(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<usize> {
+    match app.redis.settle(room, stored).await? {
+        Settled::Agrees { length } => Ok(length),
+        Settled::Absent { generations, lost } => {
+            let known = stored.known;
+            if known.generations < generations || known.lost < lost {
+                app.postgres.remember(room, lost, generations).await?;
+            }
+            Ok(0)
+        }
+        Settled::Begun { length, generation, generations, lost } => {
+            // First, for Redis may forget it again.
+            app.postgres.remember(room, lost, generations).await?;
+            resync::tell(&app.redis, &app.fan_out, room, &generation, app.fan_out.deadline()).await;
+            Ok(length)
+        }
+    }
+}
