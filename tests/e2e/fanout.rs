@@ -36,15 +36,6 @@ async fn readers(user: &User, room: &str, count: usize) -> Vec<(Chat, View)> {
     readers
 }
 
-/// Waits until a reader was pushed every one of these events, without asking for any.
-async fn follow(chat: &mut Chat, view: &mut View, events: &[String]) {
-    view.settle(chat).await;
-    while events.iter().any(|event| view.times_pushed(event) == 0) {
-        chat.receive().await;
-        view.settle(chat).await;
-    }
-}
-
 fn sqs(app: &TestApp) -> Client {
     let config = Config::builder()
         .behavior_version_latest()
@@ -94,7 +85,7 @@ async fn in_a_big_room_everybody_is_pushed_every_message_once_and_sees_the_one_o
                 acked.push(text(&at_ada.send(&room, &n.to_string()).await["event"]));
             }
             for (chat, view) in &mut readers {
-                follow(chat, view, &acked).await;
+                view.wait_for_pushes(chat, &acked).await;
             }
             drained(app, "FanoutQueue").await;
             for (chat, view) in &mut readers {
@@ -146,7 +137,7 @@ async fn in_a_big_room_one_who_is_gone_is_forgotten_and_costs_the_others_nothing
             }
             acked.push(text(&at_ada.send(&room, "And now we are fewer").await["event"]));
             for (chat, view) in &mut readers {
-                follow(chat, view, &acked).await;
+                view.wait_for_pushes(chat, &acked).await;
                 assert_eq!(view.names(), acked);
             }
             app.aws.faults(&json!({})).await.expect("faults are cleared");

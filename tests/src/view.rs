@@ -57,6 +57,14 @@ impl View {
         self.apply_pushes(chat, pushes).await;
     }
 
+    /// Takes in pushes as they come, until every one of these events was pushed.
+    pub async fn wait_for_pushes(&mut self, chat: &mut Chat, events: &[String]) {
+        while events.iter().any(|event| self.times_pushed(event) == 0) {
+            let push = chat.push().await;
+            self.apply_pushes(chat, [push]).await;
+        }
+    }
+
     /// The names of the events, in the room's order.
     pub fn names(&self) -> Vec<&str> {
         self.events.values().map(name_of).collect()
