@@ -1,5 +1,8 @@
 //! The stores in Postgres, against a real database of each test's own.
 
+#[path = "postgres/messages.rs"]
+mod messages;
+
 use std::time::{Duration, Instant};
 
 use servers::PostgresOptions;

@@ -470,8 +470,10 @@ async fn a_log_that_lost_its_newest_part_gets_a_new_generation(mut store: Store)
 
     // The whole log.
     let _: u64 = store.query(&["DEL", "room:{general}:log"]).await;
-    let joined = store.joined(&ada(), "a=", after(found.position)).await;
+    let resume = Resume::After { position: found.position, generation: Some(found.generation.clone()) };
+    let joined = store.joined(&ada(), "a=", resume).await;
     assert!(joined.forgotten && joined.reset);
+    assert_eq!(joined.head.since, Position::END, "nobody has asked Postgres yet");
     assert_ne!(joined.head.generation, found.generation);
     assert!(
         store.joined(&ada(), "a=", Resume::Newest).await.forgotten,

@@ -51,7 +51,6 @@ async fn people_sign_up_talk_and_log_out_on_a_cluster_as_on_one_server() {
 
             at_bob.leave(&rooms[0].0).await;
             ada.delete(&format!("/rooms/{}", rooms[1].0)).await.expect(204);
-            app.ledger().write_off(&rooms[1].0);
             ada.call(Method::POST, "/logout").send().await.expect(204);
             at_ada.closed().await;
             eventually("Ada is in no room any more", async || {

@@ -200,7 +200,6 @@ async fn a_room_that_has_ended_is_over_for_those_in_it() {
         at_ada.send(&room, "This will be gone soon").await;
         at_bob.push().await;
         ada.delete(&format!("/rooms/{room}")).await.expect(204);
-        app.ledger().write_off(&room);
 
         let frame = |action: &str| json!({"action": action, "room": room, "text": "Hello? Anybody there?"});
         at_bob.refused(frame("send"), "not_joined").await;

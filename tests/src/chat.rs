@@ -155,6 +155,17 @@ impl Chat {
         }
     }
 
+    /// The next message that is pushed. Other pushes before it are dropped: where Redis was lost, one may be told to read
+    /// again at any time.
+    pub async fn pushed_message(&mut self) -> Value {
+        loop {
+            let push = self.push().await;
+            if push["type"] == "message" {
+                return push;
+            }
+        }
+    }
+
     /// The next reply.
     pub async fn reply(&mut self) -> Value {
         loop {

@@ -37,16 +37,6 @@ impl Ledger {
         self.notes().acked.clone()
     }
 
-    /// Forgets the acks of a room, because the test destroys what was acked there.
-    pub fn write_off(&self, room: &str) {
-        self.notes().acked.retain(|acked| acked.room != room);
-    }
-
-    /// Forgets all acks, because the test destroys Redis.
-    pub fn write_off_all(&self) {
-        self.notes().acked.clear();
-    }
-
     /// Notes what no log may ever hold: a token, a ticket, a password, an e-mail address, the text of a message.
     pub fn secret(&self, secret: &str) {
         self.notes().secrets.insert(secret.to_owned());

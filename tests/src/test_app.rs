@@ -1,6 +1,7 @@
 //! A whole Banter of its own for one test: database, Redis, local AWS, and the checks that must hold after any test.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     panic::{AssertUnwindSafe, resume_unwind},
     time::Duration,
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     api::{Api, PATIENCE},
+    chat::parse_position,
     ledger::Ledger,
     local_aws::{self, LocalAws, workspace_dir},
     redis_server::{RedisConnection, RedisServer},
@@ -202,23 +204,32 @@ impl TestApp {
         check_log(&self.aws.log(), &self.ledger, &self.expected);
     }
 
-    /// Acknowledged means kept: every event that a sender has an ack for is in its room's log, at its position.
+    /// Acknowledged means kept: every event that a sender has an ack for reaches Postgres, once, at its place or at a
+    /// smaller one that it had been given before.
     async fn check_acked(&self) {
         let acked = self.ledger.all_acked();
         if acked.is_empty() {
             return;
         }
-        let mut redis = self.redis().await;
-        for acked in acked {
-            let key = format!("room:{{{}}}:log", acked.room);
-            let found: redis::streams::StreamRangeReply =
-                redis.xrange(key, &acked.position, &acked.position).await.expect("Redis answers");
-            let fields = found.ids.first().map(|entry| format!("{:?}", entry.map)).unwrap_or_default();
-            let bytes: Vec<u8> =
-                found.ids.iter().flat_map(|entry| entry.map.values()).flat_map(bytes).collect();
-            let text = String::from_utf8_lossy(&bytes);
-            assert!(text.contains(&acked.event), "{acked:?} is not in the log, but {fields}");
-        }
+        eventually("all that was acknowledged is in Postgres", async || {
+            let stored = self.stored_events().await;
+            let mut missing = acked.iter().filter(|acked| {
+                let place = parse_position(&acked.position);
+                !matches!(stored.get(&(acked.room.clone(), acked.event.clone())), Some(stored) if Some(*stored) <= place)
+            });
+            missing.next().map_or(Ok(()), |missing| Err(format!("{missing:?} is not there")))
+        })
+        .await;
+    }
+
+    /// The places of all events in Postgres, by room and by the name that senders know.
+    async fn stored_events(&self) -> BTreeMap<(String, String), (u64, u64)> {
+        const QUERY: &str =
+            "select room_id, coalesce(logged_as, event_id)::text, position_ms, position_n from messages";
+        let rows: Vec<(String, String, i64, i64)> =
+            sqlx::query_as(QUERY).fetch_all(&mut self.database().await).await.expect("Postgres answers");
+        let place = |ms: i64, n: i64| (ms.unsigned_abs(), n.unsigned_abs());
+        rows.into_iter().map(|(room, event, ms, n)| ((room, event), place(ms, n))).collect()
     }
 
     /// Nothing is left of a connection that was closed, whether in good order or not.
@@ -241,13 +252,6 @@ impl TestApp {
 #[expect(clippy::print_stderr, reason = "a failed test shows what happened, as its runner expects it")]
 fn tell(text: &str) {
     eprintln!("{text}");
-}
-
-fn bytes(value: &redis::Value) -> Vec<u8> {
-    match value {
-        redis::Value::BulkString(bytes) => bytes.clone(),
-        other => format!("{other:?}").into_bytes(),
-    }
 }
 
 impl Database {

@@ -76,9 +76,8 @@ pub async fn handle(app: &App, batch: Batch, access: &mut Access) -> Failures {
     let failed: Vec<&Record> = batch.iter().filter(|message| failed.contains(message.id.as_str())).collect();
     // A batch that is done well needs no request more.
     if !failed.is_empty() {
-        let postponed = failed
-            .iter()
-            .map(|message| Postponed { receipt: &message.receipt, receives: message.receives });
+        let postponed =
+            failed.iter().map(|message| Postponed { receipt: &message.receipt, receives: message.receives });
         app.queue.postpone(&postponed.collect::<Vec<_>>()).await;
     }
     failed.into_iter().collect()
@@ -91,8 +90,9 @@ async fn read<'a>(app: &App, batch: &'a Batch, access: &Access) -> (Vec<Arrived<
     let (mut arrived, mut again) = (Vec::new(), Again::new());
     for message in batch {
         match ArchiveRecord::parse(&message.body) {
-            Ok(record) => arrived
-                .push(Arrived { message, arrival: Arrival { record, again: 1 < message.receives } }),
+            Ok(record) => {
+                arrived.push(Arrived { message, arrival: Arrival { record, again: 1 < message.receives } })
+            }
             Err(unreadable) => again.extend(bury(app, message, &unreadable.to_string(), access).await),
         }
     }
@@ -142,7 +142,9 @@ async fn settle<'a>(app: &App, arrived: &[Arrived<'a>], stored: Stored, access: 
         let settled = settle_room(app, &room, &stored).await;
         settled.err().map(|error| (room, error))
     });
-    for (room, error) in rooms.buffer_unordered(WIDTH).filter_map(async |failed| failed).collect::<Vec<_>>().await {
+    for (room, error) in
+        rooms.buffer_unordered(WIDTH).filter_map(async |failed| failed).collect::<Vec<_>>().await
+    {
         access.log_cause(&error);
         let of_room = arrived.iter().filter(|arrived| arrived.arrival.record.room == room);
         again.extend(of_room.map(|arrived| arrived.message.id.as_str()));

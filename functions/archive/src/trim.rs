@@ -68,5 +68,7 @@ async fn removable(app: &App, room: &RoomId, oldest: Vec<Entry>) -> Result<Vec<(
 
 /// Whether readers may have to be told.
 fn is_news(event: &Settlement) -> bool {
-    event.unsettled || event.stored != event.logged || event.places.iter().any(|place| *place != event.position)
+    event.unsettled
+        || event.stored != event.logged
+        || event.places.iter().any(|place| *place != event.position)
 }
