@@ -27,6 +27,9 @@ const DETOUR: Duration = Duration::from_secs(60);
 /// How many such receivers are remembered. With more the gateway itself is slow, and who is not remembered costs one more
 /// wait within the budget.
 const MOST_DETOURS: usize = 10_000;
+/// For so long the function `fanout` tries to reach one receiver at a time. It has calls for a few slices at once only, and
+/// those who can be reached must not wait for those who cannot.
+const PATIENCE: Duration = Duration::from_millis(1_000);
 /// SQS knows no longer delay.
 const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 
@@ -79,7 +82,7 @@ impl FanOut {
         let (detoured, direct): (Vec<_>, Vec<_>) =
             receivers.iter().partition(|receiver| self.detours.has(&receiver.connection, now));
         let (delivery, told) = join!(
-            self.connections.push(room, frame, &direct, deadline),
+            self.connections.push(room, frame, &direct, deadline, deadline.saturating_duration_since(now)),
             self.hand_over(room, frame, &detoured, 0, Duration::ZERO),
         );
         let Delivery { delivered, gone, slow, unreached } = delivery;
@@ -178,7 +181,8 @@ impl SlicePoster {
         let receivers: Vec<_> =
             receivers.into_iter().map(|Receiver(connection, user)| Subscriber { connection, user }).collect();
         let receivers: Vec<_> = receivers.iter().collect();
-        let unreached = self.connections.push(&room, &frame, &receivers, deadline).await.unreached;
+        let delivery = self.connections.push(&room, &frame, &receivers, deadline, PATIENCE).await;
+        let unreached = delivery.unreached;
         if unreached.is_empty() {
             return Posted::Done;
         }

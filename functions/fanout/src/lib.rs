@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 /// How long posts may take. What is left of the function's 15 s is for putting back whom they did not reach, and for
 /// forgetting who is gone.
-const BUDGET: Duration = Duration::from_secs(5);
+const BUDGET: Duration = Duration::from_secs(8);
 
 /// What the function needs, built once.
 pub struct App {
