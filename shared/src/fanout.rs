@@ -17,7 +17,7 @@ use crate::{
     domain::{messages::ConnectionId, rooms::RoomId},
     protocol::queue::{FanoutSlice, Receiver},
     push::{Connections, Delivery},
-    queue::{FanoutQueue, Refused},
+    queue::{FanoutQueue, LONGEST_DELAY, Refused, Sqs},
     redis::{CONNECTION_LIFETIME_SECONDS, Subscriber},
     retry,
 };
@@ -30,8 +30,6 @@ const MOST_DETOURS: usize = 10_000;
 /// For so long the function `fanout` tries to reach one receiver at a time. It has calls for a few slices at once only, and
 /// those who can be reached must not wait for those who cannot.
 const PATIENCE: Duration = Duration::from_millis(1_000);
-/// SQS knows no longer delay.
-const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 
 /// Tells a room: directly, or through the queue.
 pub struct FanOut {
@@ -56,8 +54,8 @@ pub struct Told {
 
 impl FanOut {
     /// Tells rooms over these connections.
-    pub async fn new(connections: Connections, section: &FanoutSection) -> Self {
-        let queue = FanoutQueue::new(section).await;
+    pub fn new(connections: Connections, sqs: &Sqs, section: &FanoutSection) -> Self {
+        let queue = FanoutQueue::new(sqs, section);
         Self { connections, queue, direct: section.direct, detours: Detours::default() }
     }
 
@@ -165,8 +163,8 @@ pub enum Posted {
 
 impl SlicePoster {
     /// Posts over these connections.
-    pub async fn new(connections: Connections, section: &FanoutSection) -> Self {
-        Self { connections, queue: FanoutQueue::new(section).await }
+    pub fn new(connections: Connections, sqs: &Sqs, section: &FanoutSection) -> Self {
+        Self { connections, queue: FanoutQueue::new(sqs, section) }
     }
 
     /// Posts a frame to its receivers until the deadline. Whom it could not reach goes back into the queue, with a delay

@@ -13,6 +13,7 @@ use shared::{
     fanout::{Posted, SlicePoster},
     protocol::queue::FanoutSlice,
     push::Connections,
+    queue::Sqs,
     redis::Redis,
 };
 use tokio::time::Instant;
@@ -35,7 +36,7 @@ impl App {
         let redis = Redis::new(&environment.section::<RedisSection>()?)?;
         let connections = Connections::new(redis, &environment.section::<PushSection>()?).await;
         let section = environment.section::<FanoutSection>()?;
-        Ok(Self { poster: SlicePoster::new(connections, &section).await })
+        Ok(Self { poster: SlicePoster::new(connections, &Sqs::new().await, &section) })
     }
 }
 
