@@ -17,7 +17,7 @@ use crate::{
     domain::{messages::ConnectionId, rooms::RoomId},
     protocol::queue::{FanoutSlice, Receiver},
     push::{Connections, Delivery},
-    queue::{FanoutQueue, Refused},
+    queue::{FanoutQueue, LONGEST_DELAY, Refused, Sqs},
     redis::{CONNECTION_LIFETIME_SECONDS, Subscriber},
     retry,
 };
@@ -27,8 +27,9 @@ const DETOUR: Duration = Duration::from_secs(60);
 /// How many such receivers are remembered. With more the gateway itself is slow, and who is not remembered costs one more
 /// wait within the budget.
 const MOST_DETOURS: usize = 10_000;
-/// SQS knows no longer delay.
-const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
+/// For so long the function `fanout` tries to reach one receiver at a time. It has calls for a few slices at once only, and
+/// those who can be reached must not wait for those who cannot.
+const PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// Tells a room: directly, or through the queue.
 pub struct FanOut {
@@ -53,8 +54,8 @@ pub struct Told {
 
 impl FanOut {
     /// Tells rooms over these connections.
-    pub async fn new(connections: Connections, section: &FanoutSection) -> Self {
-        let queue = FanoutQueue::new(section).await;
+    pub fn new(connections: Connections, sqs: &Sqs, section: &FanoutSection) -> Self {
+        let queue = FanoutQueue::new(sqs, section);
         Self { connections, queue, direct: section.direct, detours: Detours::default() }
     }
 
@@ -79,7 +80,7 @@ impl FanOut {
         let (detoured, direct): (Vec<_>, Vec<_>) =
             receivers.iter().partition(|receiver| self.detours.has(&receiver.connection, now));
         let (delivery, told) = join!(
-            self.connections.push(room, frame, &direct, deadline),
+            self.connections.push(room, frame, &direct, deadline, deadline.saturating_duration_since(now)),
             self.hand_over(room, frame, &detoured, 0, Duration::ZERO),
         );
         let Delivery { delivered, gone, slow, unreached } = delivery;
@@ -162,8 +163,8 @@ pub enum Posted {
 
 impl SlicePoster {
     /// Posts over these connections.
-    pub async fn new(connections: Connections, section: &FanoutSection) -> Self {
-        Self { connections, queue: FanoutQueue::new(section).await }
+    pub fn new(connections: Connections, sqs: &Sqs, section: &FanoutSection) -> Self {
+        Self { connections, queue: FanoutQueue::new(sqs, section) }
     }
 
     /// Posts a frame to its receivers until the deadline. Whom it could not reach goes back into the queue, with a delay
@@ -178,7 +179,8 @@ impl SlicePoster {
         let receivers: Vec<_> =
             receivers.into_iter().map(|Receiver(connection, user)| Subscriber { connection, user }).collect();
         let receivers: Vec<_> = receivers.iter().collect();
-        let unreached = self.connections.push(&room, &frame, &receivers, deadline).await.unreached;
+        let delivery = self.connections.push(&room, &frame, &receivers, deadline, PATIENCE).await;
+        let unreached = delivery.unreached;
         if unreached.is_empty() {
             return Posted::Done;
         }

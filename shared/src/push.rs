@@ -46,7 +46,7 @@ pub struct Delivery<'a> {
     pub gone: usize,
     /// These have kept the others waiting: they took more than half of the budget, reached or not.
     pub slow: Vec<&'a Subscriber>,
-    /// These could not be reached before the deadline, and may be later.
+    /// These could not be reached in time, and may be later.
     pub unreached: Vec<&'a Subscriber>,
 }
 
@@ -87,21 +87,22 @@ impl Connections {
         Instant::now() + self.budget
     }
 
-    /// Posts one frame to many connections, side by side. Returns when each has it, is gone, or the deadline has come;
-    /// those that are gone are forgotten by then.
+    /// Posts one frame to many connections, side by side. Returns when each has it, is gone, has used up the patience that
+    /// there is for one, or the deadline has come for all; those that are gone are forgotten by then.
     pub async fn push<'a>(
         &self,
         room: &RoomId,
         frame: &str,
         receivers: &[&'a Subscriber],
         deadline: Instant,
+        patience: Duration,
     ) -> Delivery<'a> {
-        let patience = self.budget / 2;
+        let slow_from = self.budget / 2;
         let posts = stream::iter(receivers).map(async |receiver: &&'a Subscriber| {
             let begin = Instant::now();
-            let post = self.post(&receiver.connection, frame, deadline).await;
+            let post = self.post(&receiver.connection, frame, deadline.min(begin + patience)).await;
             // Whose turn did not come before the deadline has kept nobody waiting.
-            (*receiver, post, patience < begin.elapsed())
+            (*receiver, post, slow_from < begin.elapsed())
         });
         let mut delivery = Delivery::default();
         let mut gone = Vec::new();

@@ -27,8 +27,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_000);
 const FIRST_PAUSE: Duration = Duration::from_millis(30);
 const LONGEST_PAUSE: Duration = Duration::from_millis(480);
 
-/// For so long a sender waits while the queue refuses its event: then it is told to repeat, which it does anyway.
-const ARCHIVE_BUDGET: Duration = Duration::from_millis(3_000);
+/// For so long one message is offered to a queue that refuses it: then the sender of an event is told to repeat, which it
+/// does anyway.
+const SEND_BUDGET: Duration = Duration::from_millis(3_000);
 /// For so long pushes may be offered to a queue that refuses them: clients notice by themselves what is missing.
 const FANOUT_BUDGET: Duration = Duration::from_millis(1_000);
 /// For so long `archive` tries to move records out of the way. What is not moved comes again sooner, and that is all.
@@ -42,28 +43,50 @@ const LARGEST_BATCH_BYTES: usize = 256 * 1024;
 const WIDTH: usize = 8;
 
 /// The longest delay that SQS knows for a message.
-const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
+pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 /// After an outage, however long, the last record is stored at most so much later.
 const LONGEST_POSTPONEMENT: Duration = Duration::from_secs(60 * 60);
 
-/// A client of SQS that neither hangs nor repeats by itself. One for the life of a function: it keeps its HTTP connections.
-async fn client() -> Client {
-    let config = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(ATTEMPT_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .build();
-    let config = aws_sdk_sqs::config::Builder::from(&config)
-        .timeout_config(timeouts)
-        .retry_config(RetryConfig::disabled())
-        .build();
-    Client::from_conf(config)
+/// SQS, as all queues of a function reach it: one for the life of the function, for it keeps its HTTP connections.
+#[derive(Clone)]
+pub struct Sqs {
+    client: Client,
+}
+
+impl Sqs {
+    /// Prepares the client; nothing is sent yet.
+    pub async fn new() -> Self {
+        let config = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(ATTEMPT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .build();
+        let config = aws_sdk_sqs::config::Builder::from(&config)
+            .timeout_config(timeouts)
+            .retry_config(RetryConfig::disabled())
+            .build();
+        Self { client: Client::from_conf(config) }
+    }
+
+    /// Sends one message, and again while the failure may pass and there is time.
+    async fn send(&self, url: &str, body: &str) -> Result<(), String> {
+        let mut backoff = Backoff::until(Instant::now() + SEND_BUDGET, FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            match self.client.send_message().queue_url(url).message_body(body).send().await {
+                Ok(_) => return Ok(()),
+                Err(error) if passes(error.raw_response()) && backoff.pause().await => {
+                    tracing::debug!(cause = chain(&error), "the queue refused");
+                }
+                Err(error) => return Err(chain(&error)),
+            }
+        }
+    }
 }
 
 /// The way of acknowledged events to Postgres.
 #[derive(Clone)]
 pub struct ArchiveQueue {
-    client: Client,
+    sqs: Sqs,
     url: String,
 }
 
@@ -77,9 +100,9 @@ pub struct Postponed<'a> {
 }
 
 impl ArchiveQueue {
-    /// Prepares the client; nothing is sent yet.
-    pub async fn new(section: &ArchiveQueueSection) -> Self {
-        Self { client: client().await, url: section.url.clone() }
+    /// The queue at its address.
+    pub fn new(sqs: &Sqs, section: &ArchiveQueueSection) -> Self {
+        Self { sqs: sqs.clone(), url: section.url.clone() }
     }
 
     /// Queues an event. When this returns, SQS keeps it for 14 days, or until `archive` has stored it. Safe to repeat:
@@ -90,7 +113,7 @@ impl ArchiveQueue {
     pub async fn put(&self, record: &ArchiveRecord) -> Result<()> {
         const OPERATION: &str = "queueing an event";
         let body = record.to_body().map_err(|cause| Error::internal(OPERATION, cause))?;
-        send(&self.client, &self.url, &body).await.map_err(|cause| Error::unavailable(OPERATION, cause))
+        self.sqs.send(&self.url, &body).await.map_err(|cause| Error::unavailable(OPERATION, cause))
     }
 
     /// Moves records that could not be stored out of the way: the more often one was received, the longer, up to an hour.
@@ -117,7 +140,7 @@ impl ArchiveQueue {
                     .visibility_timeout(seconds(*hidden));
                 entry.build().expect("it has an id and a receipt")
             });
-            let request = self.client.change_message_visibility_batch().queue_url(&self.url);
+            let request = self.sqs.client.change_message_visibility_batch().queue_url(&self.url);
             match request.set_entries(Some(numbered.collect())).send().await {
                 // One whose time has run out meanwhile is visible already: nothing to try again.
                 Ok(answer) => return answer.failed.len(),
@@ -139,14 +162,14 @@ fn postponement(record: &Postponed<'_>) -> (String, Duration) {
 /// Where records go that can never be stored: for a person to look at.
 #[derive(Clone)]
 pub struct DeadLetterQueue {
-    client: Client,
+    sqs: Sqs,
     url: String,
 }
 
 impl DeadLetterQueue {
-    /// Prepares the client; nothing is sent yet.
-    pub async fn new(section: &DeadLetterSection) -> Self {
-        Self { client: client().await, url: section.url.clone() }
+    /// The queue at its address.
+    pub fn new(sqs: &Sqs, section: &DeadLetterSection) -> Self {
+        Self { sqs: sqs.clone(), url: section.url.clone() }
     }
 
     /// Puts a message aside, unchanged, so that it can be moved back when what it suffers from is mended. The reason goes
@@ -155,7 +178,8 @@ impl DeadLetterQueue {
     /// # Errors
     /// [`Error::Unavailable`] if the queue has not taken it within about three seconds: the message must stay where it is.
     pub async fn put(&self, message_id: &str, body: &str, reason: &str) -> Result<()> {
-        send(&self.client, &self.url, body)
+        self.sqs
+            .send(&self.url, body)
             .await
             .map_err(|cause| Error::unavailable("putting a dead letter aside", cause))?;
         tracing::error!(
@@ -167,24 +191,10 @@ impl DeadLetterQueue {
     }
 }
 
-/// Sends one message, and again while the failure may pass and there is time.
-async fn send(client: &Client, url: &str, body: &str) -> Result<(), String> {
-    let mut backoff = Backoff::until(Instant::now() + ARCHIVE_BUDGET, FIRST_PAUSE, LONGEST_PAUSE);
-    loop {
-        match client.send_message().queue_url(url).message_body(body).send().await {
-            Ok(_) => return Ok(()),
-            Err(error) if passes(error.raw_response()) && backoff.pause().await => {
-                tracing::debug!(cause = chain(&error), "the queue refused");
-            }
-            Err(error) => return Err(chain(&error)),
-        }
-    }
-}
-
 /// The way of frames to receivers that a function does not post to by itself.
 #[derive(Clone)]
 pub struct FanoutQueue {
-    client: Client,
+    sqs: Sqs,
     url: String,
 }
 
@@ -208,9 +218,9 @@ struct Entry {
 }
 
 impl FanoutQueue {
-    /// Prepares the client; nothing is sent yet.
-    pub async fn new(section: &FanoutSection) -> Self {
-        Self { client: client().await, url: section.queue_url.clone() }
+    /// The queue at its address.
+    pub fn new(sqs: &Sqs, section: &FanoutSection) -> Self {
+        Self { sqs: sqs.clone(), url: section.queue_url.clone() }
     }
 
     /// Queues slices, in batches side by side. They are posted after the delay, of at most 15 minutes.
@@ -249,7 +259,7 @@ impl FanoutQueue {
                     .delay_seconds(seconds(delay));
                 request.build().expect("it has an id and a body")
             });
-            let request = self.client.send_message_batch().queue_url(&self.url);
+            let request = self.sqs.client.send_message_batch().queue_url(&self.url);
             let (again, cause) = match request.set_entries(Some(numbered.collect())).send().await {
                 Ok(answer) => {
                     let failed: BTreeSet<_> = answer.failed.iter().map(|failed| failed.id.as_str()).collect();

@@ -70,6 +70,14 @@ fn calls(app: &TestApp, function: &str) -> Vec<Value> {
     lines.filter(|line| line["message"] == "call" && line["function"] == function).collect()
 }
 
+/// How often something was put into a queue.
+fn puts(app: &TestApp, queue: &str) -> usize {
+    let log = app.aws.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let route = format!("SendMessageBatch local-{queue}");
+    lines.filter(|line| line["route"] == route && line["status"] == 200).count()
+}
+
 #[tokio::test]
 async fn in_a_big_room_everybody_is_pushed_every_message_once_and_sees_the_one_order() {
     const READERS: usize = 12;
@@ -161,10 +169,10 @@ async fn a_push_that_is_refused_for_long_comes_as_soon_as_it_is_not_without_bein
                 let words = format!("Against {status}, until it gives way");
                 acked.push(text(&at_ada.send(&room, &words).await["event"]));
             }
-            // The first call gives up, and what it could not post comes back in another.
-            eventually("the slices were tried and put back", async || {
-                let calls = calls(app, "fanout");
-                if 3 <= calls.len() { Ok(()) } else { Err(format!("{calls:?}")) }
+            // Twice by the sender's function, which could not reach him, and then by the other one, which could not either.
+            eventually("what was tried was put back", async || {
+                let put = puts(app, "FanoutQueue");
+                if 4 <= put { Ok(()) } else { Err(format!("{put} times")) }
             })
             .await;
             app.aws.faults(&json!({})).await.expect("faults are cleared");
@@ -227,6 +235,31 @@ async fn while_the_archive_queue_refuses_nothing_is_acknowledged_and_a_repeat_is
         assert_eq!(texts_of(&at_bob.join_after(&room, "0-0").await), ["Until it is kept"]);
     })
     .await;
+}
+
+#[tokio::test]
+async fn while_the_fan_out_queue_refuses_a_sender_is_acknowledged_and_the_others_find_out_by_a_ping() {
+    // SQS is there, but not this queue.
+    small_direct()
+        .set("FANOUT_QUEUE_URL", "http://127.0.0.1:9/000000000000/nothing")
+        .run(async |app| {
+            let (ada, bob) = (app.user("Ada").await, app.user("Bob").await);
+            let room = ada.make_public_room().await;
+            let mut at_ada = ada.join(&room).await;
+            let mut readers = readers(&bob, &room, 6).await;
+            let ack = at_ada.send(&room, "Nobody is pushed this one").await;
+            for (chat, view) in &mut readers {
+                let pong = chat.ask(json!({"action": "ping", "positions": {room.clone(): "0-0"}})).await;
+                assert_eq!(pong["behind"][&room], ack["position"], "{pong}");
+                view.settle(chat).await;
+                assert_eq!(view.times_pushed(&text(&ack["event"])), 0);
+            }
+            let log = app.aws.log();
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let warned = lines.find(|line| line["level"] == "WARN" && line["receivers"] == 6);
+            assert!(warned.is_some_and(|line| line["room.id"] == room.as_str()), "{log}");
+        })
+        .await;
 }
 
 #[tokio::test]

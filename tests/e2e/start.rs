@@ -37,10 +37,12 @@ async fn start_function(name: &str, variables: &[(&str, &str)]) -> (String, bool
 
 #[tokio::test]
 async fn a_variable_that_is_absent_or_bad_is_named_and_its_value_is_not_repeated() {
-    const GOOD: [(&str, &str); 3] = [
+    const GOOD: [(&str, &str); 5] = [
         ("DATABASE_URL", "postgres://nobody@127.0.0.1:9/nothing"),
         ("REDIS_URL", "redis://127.0.0.1:9"),
         ("CONNECTIONS_URL", "http://127.0.0.1:9/live"),
+        ("ARCHIVE_QUEUE_URL", "http://127.0.0.1:9/archive"),
+        ("FANOUT_QUEUE_URL", "http://127.0.0.1:9/fanout"),
     ];
     let check = async |function: &str, variable: &str, value: Option<&str>, complaint: &str| {
         let mut variables: Vec<_> = GOOD.into_iter().filter(|(name, _)| *name != variable).collect();
@@ -56,7 +58,9 @@ async fn a_variable_that_is_absent_or_bad_is_named_and_its_value_is_not_repeated
         check(function, "DATABASE_URL", Some(""), "is not set").await;
         check(function, "DATABASE_URL", Some("hunter2.example.com"), "must be a postgres:// URL").await;
     }
-    for function in ["signup", "login", "rooms", "web", "authorize", "connect", "message", "disconnect"] {
+    let with_redis =
+        ["signup", "login", "rooms", "web", "authorize", "connect", "message", "disconnect", "fanout"];
+    for function in with_redis {
         check(function, "REDIS_URL", None, "is not set").await;
         check(function, "REDIS_URL", Some("hunter2.example.com"), "must be a redis:// or rediss:// URL")
             .await;
@@ -71,12 +75,19 @@ async fn a_variable_that_is_absent_or_bad_is_named_and_its_value_is_not_repeated
             check(function, "SESSION_DAYS", Some(days), "must be a whole number from 1 to 365").await;
         }
     }
-    for function in ["login", "message"] {
+    for function in ["login", "message", "fanout"] {
         check(function, "CONNECTIONS_URL", None, "is not set").await;
         check(function, "CONNECTIONS_URL", Some("hunter2.example.com"), "must be an https:// URL").await;
         check(function, "CONNECTIONS_URL", Some("https://"), "must be an https:// URL").await;
         check(function, "PUSH_BUDGET_MS", Some("soon"), "must be a whole number from 1 to 20000").await;
     }
+    for (function, queue) in
+        [("message", "ARCHIVE_QUEUE_URL"), ("message", "FANOUT_QUEUE_URL"), ("fanout", "FANOUT_QUEUE_URL")]
+    {
+        check(function, queue, None, "is not set").await;
+        check(function, queue, Some("hunter2.example.com"), "must be an https:// URL").await;
+    }
+    check("message", "FANOUT_DIRECT", Some("0"), "must be a whole number from 1 to 2000").await;
     check("connect", "MAX_CONNECTIONS_PER_USER", Some("0x"), "must be a whole number from 1 to 1000").await;
     check("rooms", "ROOM_CREATION", Some("everyone"), "must be anyone or admins").await;
     check("rooms", "ADMIN_USER_IDS", Some("ada@example.com"), "must be user ids, with commas").await;

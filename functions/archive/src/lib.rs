@@ -25,7 +25,7 @@ use shared::{
     postgres::{Arrival, Postgres, Stored, StoredRoom},
     protocol::queue::ArchiveRecord,
     push::Connections,
-    queue::{ArchiveQueue, DeadLetterQueue, Postponed},
+    queue::{ArchiveQueue, DeadLetterQueue, Postponed, Sqs},
     redis::{Redis, Settled},
     resync,
 };
@@ -51,12 +51,13 @@ impl App {
     pub async fn from_env(environment: &Environment) -> Result<Self, Fatal> {
         let redis = Redis::new(&environment.section::<RedisSection>()?)?;
         let connections = Connections::new(redis.clone(), &environment.section::<PushSection>()?).await;
+        let sqs = Sqs::new().await;
         Ok(Self {
             postgres: Postgres::new(&environment.section::<PostgresSection>()?),
             redis,
-            fan_out: FanOut::new(connections, &environment.section::<FanoutSection>()?).await,
-            queue: ArchiveQueue::new(&environment.section::<ArchiveQueueSection>()?).await,
-            dead_letters: DeadLetterQueue::new(&environment.section::<DeadLetterSection>()?).await,
+            fan_out: FanOut::new(connections, &sqs, &environment.section::<FanoutSection>()?),
+            queue: ArchiveQueue::new(&sqs, &environment.section::<ArchiveQueueSection>()?),
+            dead_letters: DeadLetterQueue::new(&sqs, &environment.section::<DeadLetterSection>()?),
             hot: environment.section::<HistorySection>()?.hot,
         })
     }

@@ -13,13 +13,14 @@ use shared::{
     fanout::{Posted, SlicePoster},
     protocol::queue::FanoutSlice,
     push::Connections,
+    queue::Sqs,
     redis::Redis,
 };
 use tokio::time::Instant;
 
 /// How long posts may take. What is left of the function's 15 s is for putting back whom they did not reach, and for
 /// forgetting who is gone.
-const BUDGET: Duration = Duration::from_secs(5);
+const BUDGET: Duration = Duration::from_secs(8);
 
 /// What the function needs, built once.
 pub struct App {
@@ -35,7 +36,7 @@ impl App {
         let redis = Redis::new(&environment.section::<RedisSection>()?)?;
         let connections = Connections::new(redis, &environment.section::<PushSection>()?).await;
         let section = environment.section::<FanoutSection>()?;
-        Ok(Self { poster: SlicePoster::new(connections, &section).await })
+        Ok(Self { poster: SlicePoster::new(connections, &Sqs::new().await, &section) })
     }
 }
 

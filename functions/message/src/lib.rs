@@ -32,7 +32,7 @@ use shared::{
         frames::{Referenced, Reply},
     },
     push::Connections,
-    queue::ArchiveQueue,
+    queue::{ArchiveQueue, Sqs},
     redis::{Admission, Redis},
 };
 
@@ -70,12 +70,13 @@ impl App {
         let postgres = Postgres::new(&environment.section::<PostgresSection>()?);
         let connections = Connections::new(redis.clone(), &environment.section::<PushSection>()?).await;
         let session_lifetime = environment.section::<SessionSection>()?.lifetime;
+        let sqs = Sqs::new().await;
         Ok(Self {
             postgres,
             redis,
-            fan_out: FanOut::new(connections.clone(), &environment.section::<FanoutSection>()?).await,
+            fan_out: FanOut::new(connections.clone(), &sqs, &environment.section::<FanoutSection>()?),
             connections,
-            archive: ArchiveQueue::new(&environment.section::<ArchiveQueueSection>()?).await,
+            archive: ArchiveQueue::new(&sqs, &environment.section::<ArchiveQueueSection>()?),
             subscribers: SubscriberCache::default(),
             session_lifetime,
             other_rates: rates.widened(OTHERS_FACTOR),
