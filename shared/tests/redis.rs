@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use redis::cluster::ClusterClient;
-use servers::{RedisCluster, RedisOptions};
+use redis::{TlsCertificates, cluster::ClusterClientBuilder};
+use servers::{RedisCluster, RedisClusterOptions, RedisOptions};
 use shared::{
     Error,
     configuration::{Environment, RedisSection},
@@ -46,9 +46,20 @@ impl Store {
     }
 
     async fn on_a_cluster() -> Self {
-        let cluster = RedisCluster::start(3).await.expect("the cluster starts");
-        let raw = ClusterClient::new([cluster.url()]).expect("a URL").get_async_connection().await;
-        let redis = store([("REDIS_URL", &cluster.url()), ("REDIS_CLUSTER", "true")]);
+        let cluster = RedisCluster::start(RedisClusterOptions::default()).await.expect("the cluster starts");
+        let authority = cluster.ca_file().expect("it speaks TLS");
+        let root_cert = Some(std::fs::read(authority).expect("the certificate is there"));
+        let raw = ClusterClientBuilder::new([cluster.url()])
+            .certs(TlsCertificates { client_tls: None, root_cert })
+            .build()
+            .expect("a URL")
+            .get_async_connection()
+            .await;
+        let redis = store([
+            ("REDIS_URL", &cluster.url()),
+            ("REDIS_CA_FILE", &authority.to_string_lossy()),
+            ("REDIS_CLUSTER", "true"),
+        ]);
         Self {
             redis,
             raw: Raw::Cluster(raw.expect("the cluster answers")),
