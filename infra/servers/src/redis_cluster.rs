@@ -60,6 +60,37 @@ struct Node {
     server: Redis,
     /// What the cluster calls it.
     id: String,
+    is_frozen: bool,
+}
+
+impl Node {
+    /// Whether it can take part in anything.
+    fn is_up(&self) -> bool {
+        self.server.pid().is_some() && !self.is_frozen
+    }
+
+    fn freeze(&mut self) -> Result<(), Error> {
+        if self.server.pid().is_some() {
+            self.server.freeze()?;
+            self.is_frozen = true;
+        }
+        Ok(())
+    }
+
+    fn thaw(&mut self) -> Result<(), Error> {
+        self.is_frozen = false;
+        if self.server.pid().is_some() { self.server.thaw() } else { Ok(()) }
+    }
+
+    async fn stop(&mut self) -> Result<(), Error> {
+        self.is_frozen = false;
+        self.server.stop().await
+    }
+
+    async fn kill(&mut self) -> Result<(), Error> {
+        self.is_frozen = false;
+        self.server.kill().await
+    }
 }
 
 /// Everything that a cluster knew, each shard at a moment of its own, kept aside.
@@ -90,7 +121,7 @@ impl RedisCluster {
             // "$40", and the name on a line of its own.
             let answer = ask(&server, "CLUSTER MYID").await?;
             let id = answer.lines().nth(1).unwrap_or_default().to_owned();
-            Ok(Node { server, id })
+            Ok(Node { server, id, is_frozen: false })
         });
         let cluster = Self { nodes: try_join_all(starting).await?, masters, ca_file, _run: run };
         cluster.share_out().await?;
@@ -117,7 +148,7 @@ impl RedisCluster {
     /// The shard that holds a key.
     pub async fn shard_of(&self, key: &str) -> Result<usize, Error> {
         let command = format!("CLUSTER KEYSLOT {key}");
-        let answer = ask(self.living()?, &command).await?;
+        let answer = ask(self.any_up()?, &command).await?;
         let slot = answer.trim_end().strip_prefix(':').and_then(|slot| slot.parse::<usize>().ok());
         let slot = slot.ok_or_else(|| refused_by(&command, Ok(answer.clone())))?;
         let is_in = |shard: &usize| slot < (shard + 1) * SLOTS / self.masters;
@@ -126,14 +157,14 @@ impl RedisCluster {
 
     /// Shuts all servers down in good order.
     pub async fn stop(&mut self) -> Result<(), Error> {
-        try_join_all(self.nodes.iter_mut().map(|node| node.server.stop())).await.map(drop)
+        try_join_all(self.nodes.iter_mut().map(Node::stop)).await.map(drop)
     }
 
     /// Kills all servers, as a power cut would.
     pub async fn kill(&mut self) -> Result<(), Error> {
         // At one moment, so that none can take another's place.
         self.freeze()?;
-        try_join_all(self.nodes.iter_mut().map(|node| node.server.kill())).await.map(drop)
+        try_join_all(self.nodes.iter_mut().map(Node::kill)).await.map(drop)
     }
 
     /// Kills the master of a shard, as a power cut would, and waits until a replica has taken its place and all others
@@ -141,7 +172,15 @@ impl RedisCluster {
     /// [`resume`](Self::resume) brings it back, as a replica.
     pub async fn kill_master(&mut self, shard: usize) -> Result<(), Error> {
         let master = self.master_of(shard).await?;
-        self.nodes[master].server.kill().await?;
+        self.nodes[master].kill().await?;
+        self.wait_until_whole().await
+    }
+
+    /// Stops the master of a shard where it is, so that connections to it stay open and it does not answer, and waits
+    /// until a replica has taken its place. [`thaw`](Self::thaw) lets it go on; it becomes a replica then.
+    pub async fn freeze_master(&mut self, shard: usize) -> Result<(), Error> {
+        let master = self.master_of(shard).await?;
+        self.nodes[master].freeze()?;
         self.wait_until_whole().await
     }
 
@@ -175,28 +214,28 @@ impl RedisCluster {
 
     /// Stops all servers that are running where they are: connections stay open and nobody answers.
     pub fn freeze(&mut self) -> Result<(), Error> {
-        self.running().try_for_each(Redis::freeze)
+        self.nodes.iter_mut().try_for_each(Node::freeze)
     }
 
     /// Lets frozen servers go on.
     pub fn thaw(&mut self) -> Result<(), Error> {
-        self.running().try_for_each(Redis::thaw)
+        self.nodes.iter_mut().try_for_each(Node::thaw)
     }
 
-    fn running(&mut self) -> impl Iterator<Item = &mut Redis> {
-        self.nodes.iter_mut().map(|node| &mut node.server).filter(|server| server.pid().is_some())
+    /// The servers that can be asked.
+    fn up(&self) -> impl Iterator<Item = &Redis> {
+        self.nodes.iter().filter(|node| node.is_up()).map(|node| &node.server)
     }
 
-    /// A server that is running.
-    fn living(&self) -> Result<&Redis, Error> {
-        let living = self.nodes().find(|server| server.pid().is_some());
-        living.ok_or(Error::NotRunning(redis::PROGRAM))
+    /// One of them.
+    fn any_up(&self) -> Result<&Redis, Error> {
+        self.up().next().ok_or(Error::NotRunning(redis::PROGRAM))
     }
 
     /// Which node serves a shard.
     async fn master_of(&self, shard: usize) -> Result<usize, Error> {
         const COMMAND: &str = "CLUSTER NODES";
-        let text = ask(self.living()?, COMMAND).await?;
+        let text = ask(self.any_up()?, COMMAND).await?;
         let members = members(&text);
         let serves = |index: &usize| {
             members.iter().any(|member| member.id == self.nodes[*index].id && member.has_slots)
@@ -239,10 +278,10 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Waits until all servers that are running agree on who serves what, and every slot is served.
+    /// Waits until all servers that are up agree on who serves what, and every slot is served.
     async fn wait_until_whole(&self) -> Result<(), Error> {
         let begin = Instant::now();
-        for server in self.nodes().filter(|server| server.pid().is_some()) {
+        for server in self.up() {
             while let Err(state) = self.is_whole_for(server).await {
                 if begin.elapsed() > START_LIMIT {
                     let reason =
@@ -272,10 +311,9 @@ impl RedisCluster {
         let members = members(&text);
         let mut serving = 0;
         for node in &self.nodes {
-            let is_running = node.server.pid().is_some();
             let as_it_should_be = members.iter().find(|member| member.id == node.id).is_some_and(|member| {
                 serving += usize::from(member.has_slots);
-                if is_running {
+                if node.is_up() {
                     member.is_well && member.has_slots != member.is_replica
                 } else {
                     !member.has_slots

@@ -184,6 +184,21 @@ async fn when_a_master_is_lost_its_replica_serves_what_it_had_and_later_the_othe
 }
 
 #[tokio::test]
+async fn when_a_master_hangs_its_replica_serves_and_the_master_obeys_when_it_goes_on() {
+    let mut cluster = start().await;
+    cluster.freeze_master(2).await.expect("the replica takes over");
+    cluster.thaw().expect("thaws");
+    cluster.resume().await.expect("it is a replica");
+    write(&cluster, 0..100).await;
+    assert_eq!(read(&cluster).await, numbers(0..100));
+    eventually("the one that hung is a replica", async || {
+        let keys = keys_of_each(&cluster).await;
+        0 < keys[2] && keys[..3] == keys[3..]
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_cluster_that_was_killed_comes_back_empty_at_the_same_url_with_the_same_slots() {
     let mut cluster = start().await;
     let (url, authority) = (cluster.url(), certificates(&cluster).expect("it speaks TLS"));
