@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redis::{TlsCertificates, cluster::ClusterClientBuilder};
-use servers::{RedisCluster, RedisClusterOptions, RedisOptions};
+use servers::{ClusterSnapshot, RedisCluster, RedisClusterOptions, RedisOptions};
 use shared::{
     Error,
     configuration::{Environment, RedisSection},
@@ -30,6 +30,12 @@ struct Store {
 enum Servers {
     One(Box<servers::Redis>),
     Cluster(RedisCluster),
+}
+
+/// What Redis knew at one moment.
+enum Snapshot {
+    One(servers::Snapshot),
+    Cluster(ClusterSnapshot),
 }
 
 enum Raw {
@@ -105,6 +111,23 @@ impl Servers {
             Self::Cluster(cluster) => cluster.kill().await,
         }
         .expect("Redis is killed");
+    }
+
+    async fn snapshot(&self) -> Snapshot {
+        match self {
+            Self::One(server) => server.snapshot().await.map(Snapshot::One),
+            Self::Cluster(cluster) => cluster.snapshot().await.map(Snapshot::Cluster),
+        }
+        .expect("is kept aside")
+    }
+
+    async fn restart_from(&mut self, snapshot: &Snapshot) {
+        match (self, snapshot) {
+            (Self::One(server), Snapshot::One(snapshot)) => server.restart_from(snapshot).await,
+            (Self::Cluster(cluster), Snapshot::Cluster(snapshot)) => cluster.restart_from(snapshot).await,
+            _ => panic!("a snapshot of one server is none of a cluster"),
+        }
+        .expect("Redis comes back");
     }
 
     async fn resume(&mut self) {
@@ -229,6 +252,7 @@ on_one_server_and_on_a_cluster! {
     a_connection_that_was_forgotten_is_not_brought_back_by_its_last_frames
     a_join_beside_the_clean_up_of_its_connection_leaves_no_subscription
     news_are_told_only_of_rooms_that_were_joined
+    a_redis_that_is_back_as_it_was_a_while_ago_resets_who_knows_more
     while_redis_is_away_everything_is_unavailable_and_works_again_after
     a_frozen_redis_is_unavailable_within_seconds
 }
@@ -665,6 +689,24 @@ async fn news_are_told_only_of_rooms_that_were_joined(store: Store) {
     assert_eq!(summaries[0].last_message.as_ref().map(|event| event.text.as_str()), Some("1"));
     assert_eq!((summaries[0].online, summaries[1].online), (1, 0));
     assert!(summaries[1].last_message.is_none());
+}
+
+async fn a_redis_that_is_back_as_it_was_a_while_ago_resets_who_knows_more(mut store: Store) {
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    let kept = store.post(&ada(), "a=", "1", None).await.position;
+    let snapshot = store.servers.snapshot().await;
+    let lost = store.post(&ada(), "a=", "2", None).await.position;
+    store.servers.restart_from(&snapshot).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = store.redis.ping().await {
+        assert!(matches!(error, Error::Unavailable { .. }) && Instant::now() < deadline, "{error}");
+    }
+    let joined = store.joined(&ada(), "a=", after(lost)).await;
+    assert!(joined.reset, "a position that nobody has");
+    assert_eq!(texts(&joined.events), ["1"]);
+    assert_eq!(store.post(&ada(), "a=", "1", None).await.position, kept, "it was not lost");
+    let again = store.post(&ada(), "a=", "2", None).await.position;
+    assert!(lost < again, "what was lost gets a place of its own");
 }
 
 async fn while_redis_is_away_everything_is_unavailable_and_works_again_after(mut store: Store) {
