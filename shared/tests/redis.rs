@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use redis::cluster::ClusterClient;
-use servers::{RedisCluster, RedisOptions};
+use redis::{TlsCertificates, cluster::ClusterClientBuilder};
+use servers::{ClusterSnapshot, RedisCluster, RedisClusterOptions, RedisOptions};
 use shared::{
     Error,
     configuration::{Environment, RedisSection},
@@ -36,6 +36,12 @@ enum Servers {
     Cluster(RedisCluster),
 }
 
+/// What Redis knew at one moment.
+enum Snapshot {
+    One(servers::Snapshot),
+    Cluster(ClusterSnapshot),
+}
+
 enum Raw {
     One(redis::aio::MultiplexedConnection),
     Cluster(redis::cluster_async::ClusterConnection),
@@ -50,9 +56,20 @@ impl Store {
     }
 
     async fn on_a_cluster() -> Self {
-        let cluster = RedisCluster::start(3).await.expect("the cluster starts");
-        let raw = ClusterClient::new([cluster.url()]).expect("a URL").get_async_connection().await;
-        let redis = store([("REDIS_URL", &cluster.url()), ("REDIS_CLUSTER", "true")]);
+        let cluster = RedisCluster::start(RedisClusterOptions::default()).await.expect("the cluster starts");
+        let authority = cluster.ca_file().expect("it speaks TLS");
+        let root_cert = Some(std::fs::read(authority).expect("the certificate is there"));
+        let raw = ClusterClientBuilder::new([cluster.url()])
+            .certs(TlsCertificates { client_tls: None, root_cert })
+            .build()
+            .expect("a URL")
+            .get_async_connection()
+            .await;
+        let redis = store([
+            ("REDIS_URL", &cluster.url()),
+            ("REDIS_CA_FILE", &authority.to_string_lossy()),
+            ("REDIS_CLUSTER", "true"),
+        ]);
         Self {
             redis,
             raw: Raw::Cluster(raw.expect("the cluster answers")),
@@ -93,6 +110,23 @@ impl Servers {
             Self::Cluster(cluster) => cluster.kill().await,
         }
         .expect("Redis is killed");
+    }
+
+    async fn snapshot(&self) -> Snapshot {
+        match self {
+            Self::One(server) => server.snapshot().await.map(Snapshot::One),
+            Self::Cluster(cluster) => cluster.snapshot().await.map(Snapshot::Cluster),
+        }
+        .expect("is kept aside")
+    }
+
+    async fn restart_from(&mut self, snapshot: &Snapshot) {
+        match (self, snapshot) {
+            (Self::One(server), Snapshot::One(snapshot)) => server.restart_from(snapshot).await,
+            (Self::Cluster(cluster), Snapshot::Cluster(snapshot)) => cluster.restart_from(snapshot).await,
+            _ => panic!("a snapshot of one server is none of a cluster"),
+        }
+        .expect("Redis comes back");
     }
 
     async fn resume(&mut self) {
@@ -229,6 +263,7 @@ on_one_server_and_on_a_cluster! {
     a_connection_that_was_forgotten_is_not_brought_back_by_its_last_frames
     a_join_beside_the_clean_up_of_its_connection_leaves_no_subscription
     news_are_told_only_of_rooms_that_were_joined
+    a_redis_that_is_back_as_it_was_a_while_ago_resets_who_knows_more
     while_redis_is_away_everything_is_unavailable_and_works_again_after
     a_frozen_redis_is_unavailable_within_seconds
 }
@@ -841,6 +876,24 @@ async fn news_are_told_only_of_rooms_that_were_joined(store: Store) {
     assert_eq!(summaries[0].last_message.as_ref().map(text), Some("1"));
     assert_eq!((summaries[0].online, summaries[1].online), (1, 0));
     assert!(summaries[1].last_message.is_none());
+}
+
+async fn a_redis_that_is_back_as_it_was_a_while_ago_resets_who_knows_more(mut store: Store) {
+    store.joined(&ada(), "a=", Resume::Newest).await;
+    let kept = store.post(&ada(), "a=", "1", None).await.position;
+    let snapshot = store.servers.snapshot().await;
+    let lost = store.post(&ada(), "a=", "2", None).await.position;
+    store.servers.restart_from(&snapshot).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = store.redis.ping().await {
+        assert!(matches!(error, Error::Unavailable { .. }) && Instant::now() < deadline, "{error}");
+    }
+    let joined = store.joined(&ada(), "a=", after(lost)).await;
+    assert!(joined.reset, "a position that nobody has");
+    assert_eq!(texts(&joined.events), ["1"]);
+    assert_eq!(store.post(&ada(), "a=", "1", None).await.position, kept, "it was not lost");
+    let again = store.post(&ada(), "a=", "2", None).await.position;
+    assert!(lost < again, "what was lost gets a place of its own");
 }
 
 async fn while_redis_is_away_everything_is_unavailable_and_works_again_after(mut store: Store) {

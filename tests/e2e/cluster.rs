@@ -1,11 +1,18 @@
-//! Redis as a cluster: keys on real slots of several masters.
+//! Redis as a cluster: keys on real slots of several masters, each with a replica, over TLS.
+
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use serde_json::json;
 use tests::{
-    chat::texts_of,
+    chat::{Chat, check_error, texts_of},
     test_app::{TestApp, eventually},
-    user::text,
+    user::{User, text},
+    view::View,
 };
 
 #[tokio::test]
@@ -60,6 +67,141 @@ async fn people_sign_up_talk_and_log_out_on_a_cluster_as_on_one_server() {
                 }
             })
             .await;
+        })
+        .await;
+}
+
+/// One who says one thing after the other, each until it is acknowledged.
+struct Writer {
+    chat: Chat,
+    room: String,
+    /// The events in the order of their acks.
+    acked: Vec<String>,
+    /// How long the longest of them took, with all its repeats.
+    longest: Duration,
+}
+
+impl Writer {
+    /// Sends the next message, with the same id until there is an ack.
+    async fn write_one(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let n = self.acked.len();
+        let frame = json!({
+            "action": "send", "room": self.room, "id": n.to_string(), "text": format!("Message {n} of the conversation"),
+        });
+        let begin = Instant::now();
+        loop {
+            let reply = self.chat.ask(frame.clone()).await;
+            if reply["type"] == "ack" {
+                self.acked.push(text(&reply["event"]));
+                self.longest = self.longest.max(begin.elapsed());
+                return;
+            }
+            check_error(&reply, "unavailable");
+            assert!(begin.elapsed() < PATIENCE, "message {n} is not acknowledged");
+        }
+    }
+
+    async fn write(&mut self, messages: usize) {
+        for _ in 0..messages {
+            self.write_one().await;
+        }
+    }
+
+    /// Writes while something happens, which is over when it returns.
+    async fn write_during(&mut self, happens: impl Future<Output = ()>) {
+        let is_over = Cell::new(false);
+        let happens = async {
+            happens.await;
+            is_over.set(true);
+        };
+        let writing = async {
+            while !is_over.get() {
+                self.write_one().await;
+            }
+        };
+        tokio::join!(happens, writing);
+    }
+}
+
+/// The names of the events in the room, in its order.
+async fn whole_log(user: &User, room: &str) -> Vec<String> {
+    let (mut names, mut after) = (Vec::new(), "0-0".to_owned());
+    loop {
+        let page = user.get(&format!("/rooms/{room}/messages?after={after}&limit=200")).await.expect(200);
+        names.extend(page["messages"].as_array().expect("a list").iter().map(|event| text(&event["event"])));
+        match page.get("next") {
+            Some(next) => after = text(next),
+            None => return names,
+        }
+    }
+}
+
+/// Waits until a socket is answered: it may be the first to notice that its function's line to Redis is dead.
+async fn is_answered(chat: &mut Chat) {
+    for _ in 0..100 {
+        let reply = chat.ask(json!({"action": "ping"})).await;
+        if reply["type"] == "pong" {
+            return;
+        }
+        check_error(&reply, "unavailable");
+    }
+    panic!("it is never answered");
+}
+
+#[tokio::test]
+async fn when_a_master_is_lost_the_conversation_goes_on_in_one_order_and_without_duplicates() {
+    TestApp::with([("PUSH_BUDGET_MS", "20000")])
+        .redis_cluster()
+        .run(async |app| {
+            app.expect_failures();
+            let (room, (ada, at_ada), (bob, mut at_bob)) = app.two_in_a_room().await;
+            let mut bobs_view = View::join(&mut at_bob, &room).await;
+            let mut writer =
+                Writer { chat: at_ada, room: room.clone(), acked: Vec::new(), longest: Duration::ZERO };
+            writer.write(5).await;
+
+            let key = format!("room:{{{room}}}:log");
+            writer
+                .write_during(async {
+                    app.redis.lose_a_master(&key).await.expect("the replica takes over");
+                })
+                .await;
+            // No replica takes over before its master was silent for two seconds.
+            let seconds = Duration::from_secs(1)..Duration::from_secs(20);
+            assert!(seconds.contains(&writer.longest), "the room was away for {:?}", writer.longest);
+            writer.write(5).await;
+            writer
+                .write_during(async {
+                    app.redis.resume().await.expect("the lost one comes back");
+                })
+                .await;
+            writer.write(5).await;
+
+            is_answered(&mut at_bob).await;
+            let log = whole_log(&ada, &room).await;
+            assert_eq!(log.iter().collect::<BTreeSet<_>>().len(), log.len(), "something is there twice");
+            let acked = &writer.acked;
+            assert!(log.iter().all(|event| acked.contains(event)), "{log:?} has more than {acked:?}");
+            // A replica takes over with what it has: nothing, or the last that was written before, is missing.
+            let kept: Vec<_> = acked.iter().filter(|event| log.contains(event)).collect();
+            assert_eq!(kept, log.iter().collect::<Vec<_>>(), "who waits for acks writes in that order");
+            let missing: Vec<_> = (0..acked.len()).filter(|n| !log.contains(&acked[*n])).collect();
+            assert!(
+                missing.windows(2).all(|pair| pair[0] + 1 == pair[1]),
+                "a gap in the middle: {missing:?}"
+            );
+            if !missing.is_empty() {
+                app.ledger().write_off(&room);
+            }
+
+            // One who was there all the time, and one who comes now.
+            bobs_view.settle(&mut at_bob).await;
+            let seen: Vec<_> =
+                bobs_view.names().into_iter().filter(|name| log.iter().any(|event| event == name)).collect();
+            assert_eq!(seen, log, "one who was there all the time");
+            let mut again = bob.connect().await;
+            assert_eq!(View::join(&mut again, &room).await.names(), log, "one who comes now");
         })
         .await;
 }

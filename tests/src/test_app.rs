@@ -10,7 +10,7 @@ use std::{
 use futures::FutureExt;
 use redis::AsyncCommands;
 use serde_json::Value;
-use servers::{Postgres, PostgresOptions, Redis, RedisCluster, RedisOptions};
+use servers::{Postgres, PostgresOptions, Redis, RedisCluster, RedisClusterOptions, RedisOptions};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -81,7 +81,7 @@ impl Setup {
         self
     }
 
-    /// Gives the test a Redis Cluster of three masters.
+    /// Gives the test a Redis Cluster as it is in earnest: three masters with a replica each, over TLS.
     pub fn redis_cluster(mut self) -> Self {
         self.redis_cluster = true;
         self
@@ -123,7 +123,8 @@ impl TestApp {
     async fn start(setup: Setup) -> Self {
         let postgres = Database::create(setup.own_postgres).await;
         let redis = if setup.redis_cluster {
-            RedisServer::Cluster(RedisCluster::start(3).await.expect("the cluster starts"))
+            let cluster = RedisCluster::start(RedisClusterOptions::default()).await;
+            RedisServer::Cluster(cluster.expect("the cluster starts"))
         } else {
             let options = RedisOptions { tls: setup.redis_tls, ..RedisOptions::default() };
             RedisServer::One(Box::new(Redis::start(options).await.expect("Redis starts")))

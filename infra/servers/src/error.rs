@@ -70,6 +70,16 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// The server did not do as it was told.
+    #[error("{program} did not do {command}: {answer}")]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// What it was told.
+        command: String,
+        /// What it said instead.
+        answer: String,
+    },
     /// The server is not running.
     #[error("{0} is not running")]
     NotRunning(&'static str),

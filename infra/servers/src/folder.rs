@@ -3,7 +3,7 @@
 use crate::{Error, error::During, user::User};
 use std::{
     fs::{self, Permissions},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::{
         fd::OwnedFd,
         unix::fs::{PermissionsExt, symlink},
@@ -56,14 +56,17 @@ impl RunFolder {
     /// Makes a file in the folder that only the server's user can read.
     pub(crate) fn write(&self, name: &str, text: &str, user: Option<User>) -> Result<PathBuf, Error> {
         let path = self.path.join(name);
-        let operation = || format!("writing {}", path.display());
-        fs::write(&path, text).during(operation)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).during(operation)?;
-        if let Some(user) = user {
-            user.own(&path)?;
-        }
+        write(&path, text.as_bytes(), user)?;
         Ok(path)
     }
+}
+
+/// Makes a file that only the server's user can read.
+pub(crate) fn write(path: &Path, content: &[u8], user: Option<User>) -> Result<(), Error> {
+    let operation = || format!("writing {}", path.display());
+    fs::write(path, content).during(operation)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).during(operation)?;
+    user.map_or(Ok(()), |user| user.own(path))
 }
 
 /// The folder for data that is kept, made if it is not there. Where `user` cannot reach `path`, that becomes a link to a
@@ -128,7 +131,16 @@ pub(crate) fn create_owned(path: &Path, user: Option<User>) -> Result<(), Error>
 
 /// Removes a folder with all that is in it, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
+    removed(path, fs::remove_dir_all(path))
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
+    removed(path, fs::remove_file(path))
+}
+
+fn removed(path: &Path, done: io::Result<()>) -> Result<(), Error> {
+    match done {
         Err(refused) if refused.kind() == ErrorKind::NotFound => Ok(()),
         done => done.during(|| format!("removing {}", path.display())),
     }

@@ -24,5 +24,5 @@ mod user;
 
 pub use error::Error;
 pub use postgres::{Postgres, PostgresOptions};
-pub use redis::{Redis, RedisOptions};
-pub use redis_cluster::RedisCluster;
+pub use redis::{Redis, RedisOptions, Snapshot};
+pub use redis_cluster::{ClusterSnapshot, RedisCluster, RedisClusterOptions};

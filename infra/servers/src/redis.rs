@@ -10,8 +10,8 @@ use crate::{
 };
 use nix::sys::signal::Signal;
 use std::{
-    fmt::Write,
-    io,
+    fmt::{self, Write},
+    fs, io,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use tokio::{
 };
 
 /// What it is called in errors.
-const PROGRAM: &str = "redis-server";
+pub(crate) const PROGRAM: &str = "redis-server";
 
 const PACKAGES: Packages = Packages { apt: "redis-server", brew: "redis", dnf: "redis" };
 
@@ -38,6 +38,12 @@ pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a server may take to answer one question. Generous: a loaded machine keeps a process waiting.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a server keeps its data in, apart from an append-only file.
+const DUMP: &str = "dump.rdb";
+
+/// Where a server keeps its append-only file.
+const APPEND_ONLY_FOLDER: &str = "appendonlydir";
 
 /// Below the ports that systems give to outgoing connections, so that a stopped server finds its port free again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -56,6 +62,27 @@ pub struct RedisOptions {
     pub programs: Option<PathBuf>,
 }
 
+/// Everything that a server knew at one moment, kept aside.
+#[derive(Clone)]
+pub struct Snapshot {
+    dump: Vec<u8>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Snapshot").field("bytes", &self.dump.len()).finish()
+    }
+}
+
+/// What all nodes of one cluster have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Membership {
+    pub(crate) password: String,
+    pub(crate) certificate: Option<Certificate>,
+    /// How long a node may be silent before the others give it up.
+    pub(crate) node_timeout: Duration,
+}
+
 /// A private Redis, or Valkey where that is what is installed. Dropping it ends the server at once.
 #[derive(Debug)]
 pub struct Redis {
@@ -68,26 +95,34 @@ pub struct Redis {
     user: Option<User>,
     append_only: bool,
     port: u16,
-    /// Where the other nodes of its cluster reach it. `None`: it is a server on its own.
-    bus_port: Option<u16>,
+    /// `None`: it is a server on its own.
+    node: Option<Node>,
     password: String,
     certificate: Option<Certificate>,
+}
+
+/// What makes a server a node of a cluster.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// Where the other nodes reach it.
+    bus_port: u16,
+    timeout: Duration,
 }
 
 impl Redis {
     /// Starts a server and waits until it answers.
     pub async fn start(options: RedisOptions) -> Result<Self, Error> {
-        Self::start_as(options, false, new_password()?).await
+        Self::start_as(options, None).await
     }
 
     /// Starts a server that serves a part of a cluster once it is told which.
-    pub(crate) async fn start_node(options: RedisOptions, password: String) -> Result<Self, Error> {
-        Self::start_as(options, true, password).await
+    pub(crate) async fn start_node(programs: Option<PathBuf>, cluster: &Membership) -> Result<Self, Error> {
+        Self::start_as(RedisOptions { programs, ..RedisOptions::default() }, Some(cluster)).await
     }
 
-    async fn start_as(options: RedisOptions, is_node: bool, password: String) -> Result<Self, Error> {
+    async fn start_as(options: RedisOptions, cluster: Option<&Membership>) -> Result<Self, Error> {
         let program = find_program(options.programs).await?;
-        let user = User::for_server(PROGRAM, &["redis", "valkey", "nobody"])?;
+        let user = user()?;
         let run = RunFolder::create(user)?;
         let home = match &options.data {
             Some(path) => folder::kept(path, user)?,
@@ -96,7 +131,11 @@ impl Redis {
         let log = Log::open(&home).await?;
         let data = home.join("data");
         folder::create_owned(&data, user)?;
-        let certificate = if options.tls { Some(tls::make(&run, user)?) } else { None };
+        let (password, certificate) = match cluster {
+            Some(cluster) => (cluster.password.clone(), cluster.certificate.clone()),
+            None if options.tls => (new_password()?, Some(tls::make(&run, user)?)),
+            None => (new_password()?, None),
+        };
         let append_only = options.append_only;
         let mut server = Self {
             process: None,
@@ -107,13 +146,15 @@ impl Redis {
             user,
             append_only,
             port: 0,
-            bus_port: None,
+            node: None,
             password,
             certificate,
         };
         loop {
             server.port = free_port()?;
-            server.bus_port = is_node.then(free_port).transpose()?;
+            if let Some(cluster) = cluster {
+                server.node = Some(Node { bus_port: free_port()?, timeout: cluster.node_timeout });
+            }
             match server.resume().await {
                 // Somebody was faster.
                 Err(Error::NotStarted { log, .. }) if log.contains("Address already in use") => (),
@@ -188,15 +229,70 @@ impl Redis {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         self.process = Some(process);
+        if !self.append_only {
+            // It has read it. What comes after its next end begins with nothing.
+            folder::remove_file(&self.data.join(DUMP))?;
+        }
         Ok(())
+    }
+
+    /// Keeps everything that the server knows now aside. The server answers nobody else meanwhile.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        const COMMAND: &str = "SAVE";
+        loop {
+            let answer =
+                timeout(START_LIMIT, self.exchange(COMMAND)).await.unwrap_or_else(|late| Err(late.into()));
+            match answer {
+                Ok(answer) if answer == "+OK\r\n" => break,
+                // It is just writing for a replica.
+                Ok(answer) if answer.contains("save already in progress") => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                refused => return Err(refused_by(COMMAND, refused)),
+            }
+        }
+        let path = self.data.join(DUMP);
+        let dump = fs::read(&path).during(|| format!("reading {}", path.display()))?;
+        // The server on its own would take it for its data at its next start.
+        folder::remove_file(&path)?;
+        Ok(Snapshot { dump })
     }
 
     /// Kills the server, throws all its data away and starts it again at the same address.
     pub async fn restart_empty(&mut self) -> Result<(), Error> {
         self.kill().await?;
-        folder::remove(&self.data)?;
-        folder::create_owned(&self.data, self.user)?;
+        self.forget()?;
         self.resume().await
+    }
+
+    /// Kills the server and starts it again at the same address with what it knew at the time of the snapshot, and
+    /// nothing of what came later: as after a failover to a replica that had not everything yet, or when an older copy
+    /// of the data had to be taken.
+    pub async fn restart_from(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        self.kill().await?;
+        self.put(snapshot)?;
+        self.resume().await
+    }
+
+    /// Throws the data of a server that is not running away. A node of a cluster stays one.
+    pub(crate) fn forget(&self) -> Result<(), Error> {
+        folder::remove_file(&self.data.join(DUMP))?;
+        folder::remove(&self.data.join(APPEND_ONLY_FOLDER))
+    }
+
+    /// Gives a server that is not running this data in place of its own.
+    pub(crate) fn put(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        self.forget()?;
+        if self.append_only {
+            // With an append-only file a server reads nothing else; the file may begin with a dump.
+            let folder = self.data.join(APPEND_ONLY_FOLDER);
+            folder::create_owned(&folder, self.user)?;
+            folder::write(&folder.join("appendonly.aof.1.base.rdb"), &snapshot.dump, self.user)?;
+            let manifest = "file appendonly.aof.1.base.rdb seq 1 type b\n";
+            folder::write(&folder.join("appendonly.aof.manifest"), manifest.as_bytes(), self.user)
+        } else {
+            folder::write(&self.data.join(DUMP), &snapshot.dump, self.user)
+        }
     }
 
     /// Waits until the server ends though nobody asked it to, and says how, with the end of its log. A server that was
@@ -251,11 +347,24 @@ impl Redis {
         set("appendfsync", "everysec");
         set("save", "");
         set("daemonize", "no");
-        if let Some(bus_port) = self.bus_port {
+        if let Some(Node { bus_port, timeout }) = self.node {
+            let secure = if self.certificate.is_some() { "yes" } else { "no" };
+            set("tls-cluster", secure);
+            set("tls-replication", secure);
+            set("masterauth", &self.password);
             set("cluster-enabled", "yes");
             set("cluster-port", &bus_port.to_string());
-            // A loaded machine can keep a process waiting for long; what is killed is noticed when it is resumed.
-            set("cluster-node-timeout", "5000");
+            set("cluster-node-timeout", &timeout.as_millis().to_string());
+            // As ElastiCache has it: the slots of the living masters are served while another one is away.
+            set("cluster-require-full-coverage", "no");
+            // Who belongs to whom stays as it was set up, and a replica takes over however old its data is.
+            set("cluster-allow-replica-migration", "no");
+            set("cluster-replica-validity-factor", "0");
+            // A replica gets its copy at once, and leaves no file behind that it would take for its data one day.
+            set("repl-diskless-sync-delay", "0");
+            set("rdb-del-sync-files", "yes");
+            // All nodes are stopped at once; none has to wait for another.
+            set("shutdown-timeout", "0");
         }
         text
     }
@@ -290,12 +399,23 @@ impl Redis {
     }
 
     pub(crate) fn bus_port(&self) -> Option<u16> {
-        self.bus_port
+        self.node.map(|node| node.bus_port)
     }
 
     pub(crate) fn not_started(&self, reason: String) -> Error {
         Error::NotStarted { program: PROGRAM, reason, log: self.log.tail() }
     }
+}
+
+/// The user that a server runs as.
+pub(crate) fn user() -> Result<Option<User>, Error> {
+    User::for_server(PROGRAM, &["redis", "valkey", "nobody"])
+}
+
+/// Why a server did not do as it was told.
+pub(crate) fn refused_by(command: &str, answer: io::Result<String>) -> Error {
+    let answer = answer.map_or_else(|error| error.to_string(), |answer| answer.trim_end().to_owned());
+    Error::Refused { program: PROGRAM, command: command.to_owned(), answer }
 }
 
 async fn find_program(given: Option<PathBuf>) -> Result<PathBuf, Error> {

@@ -2,8 +2,8 @@ use crate::{Error, folder::RunFolder, user::User};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use std::path::PathBuf;
 
-/// The PEM files of a server that speaks TLS.
-#[derive(Debug)]
+/// The PEM files of a server that speaks TLS, or of all nodes of a cluster.
+#[derive(Clone, Debug)]
 pub(crate) struct Certificate {
     pub(crate) authority: PathBuf,
     pub(crate) own: PathBuf,

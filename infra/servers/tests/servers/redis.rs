@@ -107,6 +107,69 @@ async fn an_emptied_server_has_forgotten_everything_and_is_where_it_was() {
     assert_eq!(read(&server).await, [2]);
 }
 
+/// Both ways of keeping data: in memory only, and in an append-only file.
+fn both_kinds() -> [RedisOptions; 2] {
+    [false, true].map(|append_only| RedisOptions { append_only, ..RedisOptions::default() })
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_from_a_snapshot_knows_what_it_knew_then_and_nothing_newer() {
+    for options in both_kinds() {
+        let mut server = start(options).await;
+        let url = server.url();
+        write(&server, 1).await;
+        write(&server, 2).await;
+        let snapshot = server.snapshot().await.expect("is kept aside");
+        write(&server, 3).await;
+        assert_eq!(read(&server).await, [1, 2, 3], "a snapshot changes nothing");
+        server.restart_from(&snapshot).await.expect("comes back");
+        assert_eq!(server.url(), url);
+        assert_eq!(read(&server).await, [1, 2]);
+
+        // Again, after it was killed by somebody else and has written other things.
+        write(&server, 4).await;
+        server.kill().await.expect("dies");
+        server.restart_from(&snapshot).await.expect("comes back");
+        assert_eq!(read(&server).await, [1, 2]);
+        server.restart_empty().await.expect("starts anew");
+        assert_eq!(read(&server).await, Vec::<i32>::new());
+    }
+}
+
+#[tokio::test]
+async fn with_an_append_only_file_what_came_after_a_restart_from_a_snapshot_is_kept() {
+    let mut server = start(RedisOptions { append_only: true, ..RedisOptions::default() }).await;
+    write(&server, 1).await;
+    let snapshot = server.snapshot().await.expect("is kept aside");
+    server.restart_from(&snapshot).await.expect("comes back");
+    write(&server, 2).await;
+    server.stop().await.expect("stops");
+    server.resume().await.expect("comes back");
+    assert_eq!(read(&server).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn without_one_a_server_that_took_a_snapshot_or_came_from_one_still_comes_back_empty() {
+    let mut server = start(RedisOptions::default()).await;
+    write(&server, 1).await;
+    let snapshot = server.snapshot().await.expect("is kept aside");
+    for _ in 0..2 {
+        server.kill().await.expect("dies");
+        server.resume().await.expect("comes back");
+        assert_eq!(read(&server).await, Vec::<i32>::new());
+        server.restart_from(&snapshot).await.expect("comes back");
+        assert_eq!(read(&server).await, [1]);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_running_has_no_snapshot() {
+    let mut server = start(RedisOptions::default()).await;
+    server.kill().await.expect("dies");
+    let refused = server.snapshot().await.expect_err("it is dead").to_string();
+    assert!(refused.starts_with("redis-server did not do SAVE: "), "{refused}");
+}
+
 #[tokio::test]
 async fn stopping_and_resuming_twice_is_doing_it_once() {
     let mut server = start(RedisOptions::default()).await;
