@@ -18,7 +18,7 @@ use shared::{
         users::UserId,
     },
     identity::Identity,
-    protocol::frames::{EventBody, EventKind},
+    protocol::frames::{Content, EventBody},
     redis::{JoinOutcome, Redis, Resume},
     token::TokenHash,
 };
@@ -150,11 +150,13 @@ async fn a_replica_that_takes_over_has_the_room_and_learns_the_scripts() {
     let connection = ConnectionId::new("a=");
     let id = ClientId::parse("1").expect("is an id");
     let message = EventBody {
-        kind: EventKind::Message,
         event: EventId::of_client(&room, ada.user, &id),
         from: ada.author(),
-        text: Text::parse("Is this kept?").expect("is a text"),
-        id: Some(id),
+        content: Content::Message {
+            text: Text::parse("Is this kept?").expect("is a text"),
+            id: Some(id),
+            reply_to: None,
+        },
     };
     let joined = redis.join(&room, &connection, &ada, None, &Resume::Newest, 50).await.expect("answers");
     assert!(matches!(joined, JoinOutcome::Joined(_)), "{joined:?}");

@@ -70,7 +70,7 @@ fn dependencies_point_from_functions_to_lambda_to_shared() {
         assert_eq!(ours(name), BTreeSet::from(["lambda".to_owned(), "shared".to_owned()]), "{name}");
         count += 1;
     }
-    assert_eq!(count, 9, "a function is not looked at");
+    assert_eq!(count, 10, "a function is not looked at");
     for (name, (folder, _)) in &members {
         if folder.starts_with(members["local"].0.parent().expect("is in infra")) {
             let theirs = ours(name);

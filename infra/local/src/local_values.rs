@@ -11,7 +11,7 @@ use crate::ids::{ACCOUNT_ID, REGION};
 
 /// Variables that say where something is. A function gets one only if the template names it there, so that one
 /// that is missing in the template is also missing here.
-const ADDRESSES: [&str; 8] = [
+const ADDRESSES: [&str; 9] = [
     "DATABASE_URL",
     "REDIS_URL",
     "REDIS_CLUSTER",
@@ -20,6 +20,7 @@ const ADDRESSES: [&str; 8] = [
     "WEBSOCKET_URL",
     "ARCHIVE_QUEUE_URL",
     "FANOUT_QUEUE_URL",
+    "ARCHIVE_DEAD_LETTER_QUEUE_URL",
 ];
 
 /// Tells the SDKs where SQS is.
