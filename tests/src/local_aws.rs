@@ -53,6 +53,7 @@ pub struct Setup {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     state: Option<PathBuf>,
+    own_process_group: bool,
 }
 
 /// A running local AWS. Dropped without [`LocalAws::stop`], it is killed.
@@ -90,6 +91,7 @@ impl Setup {
             arguments: Vec::new(),
             environment: Vec::new(),
             state: None,
+            own_process_group: false,
         }
     }
 
@@ -122,6 +124,13 @@ impl Setup {
         self
     }
 
+    /// Puts it into a process group of its own, so that a Ctrl-C in the terminal is its owner's to answer.
+    #[must_use]
+    pub fn own_process_group(mut self) -> Self {
+        self.own_process_group = true;
+        self
+    }
+
     /// Starts it and waits until it serves.
     pub async fn start(self) -> Result<LocalAws> {
         let folder = target_dir()?;
@@ -139,7 +148,11 @@ impl Setup {
         // One that was killed has left its own.
         let _ = std::fs::remove_file(state.path().join(ENDPOINTS));
         let log = state.path().join("test.log");
-        let child = ending_with_us(&program)
+        let mut command = ending_with_us(&program);
+        if self.own_process_group {
+            command.process_group(0);
+        }
+        let child = command
             .arg("up")
             .arg("--template")
             .arg(&self.template)
