@@ -95,12 +95,7 @@ impl Histories {
         let mut read = Vec::new();
         for limit in [small, LARGE] {
             for forward in [true, false] {
-                let name = format!("HTTP, {} by {limit}", if forward { "forwards" } else { "backwards" });
-                let mut history = History { name, rooms: BTreeMap::new() };
-                for room in rooms {
-                    history.rooms.insert(room.clone(), over_http(judge, room, limit, forward).await);
-                }
-                read.push(history);
+                read.push(History::over_http(judge, rooms, limit, forward).await);
             }
         }
         let mut socket = Socket { judge, line: None };
@@ -113,9 +108,29 @@ impl Histories {
             }
             read.push(history);
         }
-        let stored = in_postgres(&database, rooms).await.expect("Postgres answers");
-        let stored = stored.map(|rooms| History { name: "Postgres".to_owned(), rooms });
-        Self { read, stored }
+        Self { read, stored: History::in_postgres(rooms, &database).await }
+    }
+
+    /// Reads all rooms in the quickest way, and Postgres.
+    pub(super) async fn glance(judge: &Person, rooms: &[String], database: String) -> Self {
+        let read = vec![History::over_http(judge, rooms, LARGE, true).await];
+        Self { read, stored: History::in_postgres(rooms, &database).await }
+    }
+}
+
+impl History {
+    async fn over_http(judge: &Person, rooms: &[String], limit: u64, forward: bool) -> Self {
+        let name = format!("HTTP, {} by {limit}", if forward { "forwards" } else { "backwards" });
+        let mut history = Self { name, rooms: BTreeMap::new() };
+        for room in rooms {
+            history.rooms.insert(room.clone(), over_http(judge, room, limit, forward).await);
+        }
+        history
+    }
+
+    async fn in_postgres(rooms: &[String], database: &str) -> Option<Self> {
+        let rooms = in_postgres(database, rooms).await.expect("Postgres answers")?;
+        Some(Self { name: "Postgres".to_owned(), rooms })
     }
 }
 

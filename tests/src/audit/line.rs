@@ -101,6 +101,10 @@ impl Line {
                 self.take(answer);
             } else if answer["type"] == "error" {
                 let code = answer["code"].as_str().unwrap_or_default().to_owned();
+                if code == "unauthorized" {
+                    // The last word on a line that was taken for gone.
+                    return Err(Trouble::Closed(answer.to_string()));
+                }
                 let retry_after =
                     Duration::from_millis(answer["retry_after_ms"].as_u64().unwrap_or_default());
                 return Err(Trouble::Refused(Refusal { code, retry_after, frame: answer }));
