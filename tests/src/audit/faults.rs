@@ -21,7 +21,7 @@ const KILL_AFTER_MS: Range<u64> = 0..30;
 const NO_ANSWER_MS: u64 = 3_000;
 
 /// Something that breaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Fault {
     /// `message` dies in mid-call, by SIGKILL.
     MessageKilled,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -65,6 +66,13 @@ impl Placed {
             client_id: event["id"].as_str().map(str::to_owned),
             text: field(&event["text"]),
         }
+    }
+}
+
+impl fmt::Display for Placed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let client_id = self.client_id.as_deref().unwrap_or("no id");
+        write!(f, "{} ({client_id}) at {}: {:?}", self.event, words_of(self.place), self.text)
     }
 }
 

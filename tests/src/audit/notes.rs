@@ -2,11 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use super::{Words, history::Place};
+use super::{
+    Words,
+    history::{Place, words_of},
+};
 
 /// Notes that all share.
 #[derive(Clone, Default)]
@@ -48,6 +52,13 @@ pub struct Ack {
     pub at: Instant,
 }
 
+impl fmt::Display for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { room, client_id, event, place, .. } = self;
+        write!(f, "{event} ({client_id}), acknowledged at {} in {room}", words_of(*place))
+    }
+}
+
 /// How often what happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
@@ -85,7 +96,7 @@ impl Notes {
         match before {
             Some(false) => {}
             Some(true) => inner.counts.acks_again += 1,
-            None => inner.offences.push(format!("an ack of what nobody sent: {ack:?}")),
+            None => inner.offences.push(format!("an ack of what nobody sent: {ack}")),
         }
         inner.acks.push(ack);
     }

@@ -46,6 +46,29 @@ pub struct Evidence {
     pub histories: Histories,
 }
 
+/// Something that must not be.
+#[derive(Clone, Debug, Default)]
+pub struct Offence {
+    /// The event that it is about, if it is about one.
+    pub event: Option<String>,
+    /// What is wrong.
+    pub words: String,
+    /// Where everybody has the event; told of the first offences only.
+    pub places: String,
+}
+
+impl Offence {
+    fn of(event: &str, words: String) -> Self {
+        Self { event: Some(event.to_owned()), words, places: String::new() }
+    }
+}
+
+impl From<String> for Offence {
+    fn from(words: String) -> Self {
+        Self { event: None, words, places: String::new() }
+    }
+}
+
 /// What came out.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -58,15 +81,15 @@ pub struct Verdict {
     /// Ways to read back that were compared.
     pub histories: usize,
     /// Acknowledged events that somebody does not have.
-    pub lost: Vec<String>,
+    pub lost: Vec<Offence>,
     /// Messages that somebody has twice.
-    pub duplicated: Vec<String>,
+    pub duplicated: Vec<Offence>,
     /// Events that somebody has in another order.
-    pub out_of_order: Vec<String>,
+    pub out_of_order: Vec<Offence>,
     /// Events that are not what was written.
-    pub altered: Vec<String>,
+    pub altered: Vec<Offence>,
     /// Whatever else must not be.
-    pub other: Vec<String>,
+    pub other: Vec<Offence>,
     /// Events, and places of events, that readers were shown before they were acknowledged, and that vanished with
     /// Redis. Nothing was promised about them.
     pub vanished: usize,
@@ -81,24 +104,48 @@ impl Evidence {
             acked: acks.iter().map(|ack| (&ack.room, &ack.event)).collect::<BTreeSet<_>>().len(),
             readers: self.readers.len(),
             histories: self.histories.read.len() + usize::from(self.histories.stored.is_some()),
-            other: self.notes.offences(),
+            other: self.notes.offences().into_iter().map(Offence::from).collect(),
             ..Verdict::default()
         };
         if let Err(waited) = &self.settled {
-            verdict.other.push(format!("it does not come to rest: {waited}"));
+            verdict.other.push(format!("it does not come to rest: {waited}").into());
         }
         if 0 < self.dead_letters {
-            verdict.other.push(format!("{} messages are in a dead-letter queue", self.dead_letters));
+            verdict.other.push(format!("{} messages are in a dead-letter queue", self.dead_letters).into());
         }
         // Until the archive is there.
         let is_archived = workspace_dir().join("functions/archive").exists();
         if is_archived && self.histories.stored.is_none() {
-            verdict.other.push("Postgres holds no messages".to_owned());
+            verdict.other.push("Postgres holds no messages".to_owned().into());
         }
         for room in &self.rooms {
             self.judge_room(room, &acks, &mut verdict);
         }
+        for offences in verdict.kinds_mut() {
+            for offence in offences.iter_mut().take(MOST_TOLD) {
+                offence.places =
+                    offence.event.as_ref().map(|event| self.everywhere(event, &acks)).unwrap_or_default();
+            }
+        }
         verdict
+    }
+
+    /// Where everybody has an event.
+    fn everywhere(&self, event: &str, acks: &[Ack]) -> String {
+        let acked = acks.iter().filter(|ack| ack.event == event).map(|ack| words_of(ack.place));
+        let mut text = format!("acknowledged at [{}]", acked.collect::<Vec<_>>().join(", "));
+        let histories = self.histories.read.iter().chain(&self.histories.stored);
+        let histories = histories.map(|history| (&history.name, &history.rooms));
+        let readers = self.readers.iter().map(|reader| (&reader.name, &reader.rooms));
+        for (name, rooms) in histories.chain(readers) {
+            let mut places = rooms.values().flatten().filter(|placed| placed.event == event);
+            write!(text, "; {name}: {}", shown(places.next().map(|placed| placed.place)))
+                .expect("a string takes all");
+            for again in places {
+                write!(text, " and {}", words_of(again.place)).expect("a string takes all");
+            }
+        }
+        text
     }
 
     fn judge_room(&self, room: &str, acks: &[Ack], verdict: &mut Verdict) {
@@ -152,11 +199,13 @@ impl Case<'_> {
         for ack in self.acks {
             let first = *events.entry(&ack.client_id).or_insert(ack);
             if first.event != ack.event {
-                verdict.duplicated.push(format!("two acks of one message: {first:?} and {ack:?}"));
+                let words = format!("two acks of one message: {first} and {ack}");
+                verdict.duplicated.push(Offence::of(&ack.event, words));
             }
             let place = self.measure.place(&ack.event);
             if place.is_some_and(|place| ack.place < place) {
-                verdict.out_of_order.push(format!("{ack:?}, but it stands at {}", shown(place)));
+                let words = format!("{ack}, but it stands at {}", shown(place));
+                verdict.out_of_order.push(Offence::of(&ack.event, words));
             }
         }
     }
@@ -168,7 +217,8 @@ impl Case<'_> {
         for two in events.windows(2) {
             if two[1].place < two[0].place {
                 let (name, room) = (&history.name, self.room);
-                verdict.out_of_order.push(format!("{name}, {room}: {:?} before {:?}", two[0], two[1]));
+                let words = format!("{name}, {room}: {} before {}", two[0], two[1]);
+                verdict.out_of_order.push(Offence::of(&two[1].event, words));
             }
         }
         self.judge_order(&history.name, events.iter().collect(), verdict);
@@ -176,13 +226,14 @@ impl Case<'_> {
         for (event, (_, placed)) in &self.measure.0 {
             if index.place(event) != Some(placed.place) {
                 let elsewhere = shown(index.place(event));
-                verdict
-                    .out_of_order
-                    .push(format!("{}: {placed:?} stands at {elsewhere}", self.at(&history.name)));
+                let words = format!("{}: {placed} stands at {elsewhere}", self.at(&history.name));
+                verdict.out_of_order.push(Offence::of(event, words));
             }
         }
         for placed in events.iter().filter(|placed| !self.measure.0.contains_key(placed.event.as_str())) {
-            verdict.lost.push(format!("only {} has {placed:?}", self.at(&history.name)));
+            verdict
+                .lost
+                .push(Offence::of(&placed.event, format!("only {} has {placed}", self.at(&history.name))));
         }
     }
 
@@ -193,13 +244,12 @@ impl Case<'_> {
         for placed in events {
             let read = self.measure.place(&placed.event);
             if read.is_none() {
-                verdict.lost.push(format!("only {} has {placed:?}", self.at(&stored.name)));
+                verdict
+                    .lost
+                    .push(Offence::of(&placed.event, format!("only {} has {placed}", self.at(&stored.name))));
             } else if read != Some(placed.place) {
-                verdict.out_of_order.push(format!(
-                    "{}: {placed:?} is read at {}",
-                    self.at(&stored.name),
-                    shown(read)
-                ));
+                let words = format!("{}: {placed} is read at {}", self.at(&stored.name), shown(read));
+                verdict.out_of_order.push(Offence::of(&placed.event, words));
             }
         }
     }
@@ -227,7 +277,7 @@ impl Case<'_> {
                 at.checked_duration_since(doubt.at).or_else(|| doubt.at.checked_duration_since(*at))
                     < Some(UNREST)
             };
-            let offence = format!("{}: {}", reader.name, doubt.words);
+            let offence = Offence::of(&doubt.event, format!("{}: {}", reader.name, doubt.words));
             match doubt.kind {
                 DoubtKind::Twice => verdict.duplicated.push(offence),
                 DoubtKind::Altered => verdict.altered.push(offence),
@@ -243,29 +293,36 @@ impl Case<'_> {
         let (mut names, mut messages) = (HashMap::new(), HashMap::new());
         for placed in events {
             if let Some(other) = names.insert(&placed.event, placed) {
-                verdict.duplicated.push(format!("{}: {other:?} and {placed:?}", self.at(who)));
+                verdict
+                    .duplicated
+                    .push(Offence::of(&placed.event, format!("{}: {other} and {placed}", self.at(who))));
             }
             let written = placed.client_id.as_ref().and_then(|id| self.notes.written(id));
             let Some(written) = written else {
-                verdict.altered.push(format!("{}: nobody wrote {placed:?}", self.at(who)));
+                verdict
+                    .altered
+                    .push(Offence::of(&placed.event, format!("{}: nobody wrote {placed}", self.at(who))));
                 continue;
             };
             if (&*written.text, &*written.author, &*written.room)
                 != (&*placed.text, &*placed.author, self.room)
             {
-                verdict.altered.push(format!("{}: {placed:?} was {written:?}", self.at(who)));
+                verdict
+                    .altered
+                    .push(Offence::of(&placed.event, format!("{}: {placed} was {written:?}", self.at(who))));
             }
             if let Some(other) = messages.insert(&placed.client_id, placed)
                 && other.event != placed.event
             {
-                verdict.duplicated.push(format!("{}: {other:?} and {placed:?}", self.at(who)));
+                verdict
+                    .duplicated
+                    .push(Offence::of(&placed.event, format!("{}: {other} and {placed}", self.at(who))));
             }
         }
         let mut told = BTreeSet::new();
         for ack in self.acks {
             if !names.contains_key(&ack.event) && told.insert(&ack.event) {
-                let read = shown(self.measure.place(&ack.event));
-                verdict.lost.push(format!("{} does not have {ack:?}, which is read at {read}", self.at(who)));
+                verdict.lost.push(Offence::of(&ack.event, format!("{} does not have {ack}", self.at(who))));
             }
         }
     }
@@ -279,12 +336,8 @@ impl Case<'_> {
                 Some((highest, before, before_measure)) if rank < highest => {
                     // Which of two at one place comes first is not told.
                     if before.place != placed.place && before_measure.place != measure.place {
-                        verdict.out_of_order.push(format!(
-                            "{}: {before:?} before {placed:?}, which are read at {} and {}",
-                            self.at(who),
-                            words_of(before_measure.place),
-                            words_of(measure.place)
-                        ));
+                        let words = format!("{}: {before} before {placed}", self.at(who));
+                        verdict.out_of_order.push(Offence::of(&placed.event, words));
                     }
                 }
                 _ => newest = Some((rank, placed, measure)),
@@ -297,6 +350,12 @@ impl Case<'_> {
     }
 }
 
+/// How many events these offences are about; what is about none counts itself.
+fn events(offences: &[Offence]) -> usize {
+    let named: BTreeSet<&String> = offences.iter().filter_map(|offence| offence.event.as_ref()).collect();
+    named.len() + offences.iter().filter(|offence| offence.event.is_none()).count()
+}
+
 fn shown(place: Option<Place>) -> String {
     place.map_or_else(|| "no place".to_owned(), words_of)
 }
@@ -307,7 +366,7 @@ impl Verdict {
         self.kinds().iter().all(|(_, offences)| offences.is_empty())
     }
 
-    fn kinds(&self) -> [(&str, &Vec<String>); 5] {
+    fn kinds(&self) -> [(&str, &Vec<Offence>); 5] {
         [
             ("lost", &self.lost),
             ("duplicated", &self.duplicated),
@@ -317,15 +376,23 @@ impl Verdict {
         ]
     }
 
+    fn kinds_mut(&mut self) -> [&mut Vec<Offence>; 5] {
+        [&mut self.lost, &mut self.duplicated, &mut self.out_of_order, &mut self.altered, &mut self.other]
+    }
+
     /// The first offenders of each kind.
     pub fn offenders(&self) -> String {
         let mut text = String::new();
         for (kind, offences) in self.kinds().iter().filter(|(_, offences)| !offences.is_empty()) {
-            writeln!(text, "{kind}: {}", offences.len()).expect("a string takes all");
-            for offence in offences.iter().take(MOST_TOLD) {
+            let (events, times) = (events(offences), offences.len());
+            writeln!(text, "{kind}: {events} events, {times} times").expect("a string takes all");
+            for Offence { words, places, .. } in offences.iter().take(MOST_TOLD) {
                 // A text of 4,000 characters would hide the rest.
-                let offence: String = offence.chars().take(1_200).collect();
-                writeln!(text, "  {offence}").expect("a string takes all");
+                let words: String = words.chars().take(1_000).collect();
+                writeln!(text, "- {words}").expect("a string takes all");
+                if !places.is_empty() {
+                    writeln!(text, "  {places}").expect("a string takes all");
+                }
             }
         }
         text
@@ -349,7 +416,7 @@ impl Verdict {
             ("shown, never acknowledged, vanished with Redis".into(), grouped(self.vanished as u64)),
         ]);
         rows.extend(self.kinds()[..4].iter().map(|(kind, offences)| {
-            (format!("**events {kind}**"), format!("**{}**", grouped(offences.len() as u64)))
+            (format!("**events {kind}**"), format!("**{}**", grouped(events(offences) as u64)))
         }));
         let mut text = "| | |\n|---|---:|\n".to_owned();
         for (name, value) in rows {
@@ -493,7 +560,7 @@ mod tests {
 
     #[test]
     fn doubts_are_offences_unless_redis_has_forgotten() {
-        let doubt = |kind| Doubt { at: Instant::now(), kind, words: "…".into() };
+        let doubt = |kind| Doubt { at: Instant::now(), kind, event: "e1".into(), words: "…".into() };
         for (kind, expected) in [
             (DoubtKind::Inverted, [0, 0, 1, 0, 0]),
             (DoubtKind::Moved, [0, 1, 0, 0, 0]),

@@ -46,6 +46,8 @@ pub struct Doubt {
     pub at: Instant,
     /// What kind it is.
     pub kind: DoubtKind,
+    /// The event.
+    pub event: String,
     /// What was seen.
     pub words: String,
 }
@@ -299,7 +301,12 @@ impl Room {
         for event in events {
             let place = place_of_event(event);
             if place <= after {
-                self.doubt(DoubtKind::Inverted, now, format!("asked for what came after {after:?}: {event}"));
+                self.doubt(
+                    DoubtKind::Inverted,
+                    now,
+                    name_of(event),
+                    format!("asked for what came after {after:?}: {event}"),
+                );
             }
             self.last = self.last.max(Some(place));
             self.add(event, Way::Forward, now);
@@ -312,30 +319,30 @@ impl Room {
             let before = held.clone();
             held.place = held.place.min(new.place);
             if (&before.text, &before.author, &before.client_id) != (&new.text, &new.author, &new.client_id) {
-                self.doubt(DoubtKind::Altered, now, format!("{before:?} was shown before {new:?}"));
+                self.doubt(DoubtKind::Altered, now, &new.event, format!("{before} was shown before {new}"));
             } else if before.place != new.place {
-                self.doubt(DoubtKind::Moved, now, format!("{before:?} was shown before {new:?}"));
+                self.doubt(DoubtKind::Moved, now, &new.event, format!("{before} was shown before {new}"));
             }
             return;
         }
         if let Some(client_id) = &new.client_id {
             let made = self.made.insert((new.author.clone(), client_id.clone()), new.event.clone());
             if let Some(other) = made {
-                self.doubt(DoubtKind::Twice, now, format!("{new:?} was shown before as {other}"));
+                self.doubt(DoubtKind::Twice, now, &new.event, format!("{new} was shown before as {other}"));
             }
         }
         if way == Way::Forward && Some(new.place) <= self.newest {
             let newest = self.newest;
-            self.doubt(DoubtKind::Inverted, now, format!("{new:?} was shown after {newest:?}"));
+            self.doubt(DoubtKind::Inverted, now, &new.event, format!("{new} was shown after {newest:?}"));
         }
         self.newest = self.newest.max(Some(new.place));
         self.events.insert(new.event.clone(), new);
     }
 
-    fn doubt(&mut self, kind: DoubtKind, at: Instant, words: String) {
+    fn doubt(&mut self, kind: DoubtKind, at: Instant, event: &str, words: String) {
         if self.doubts.len() < MOST_DOUBTS {
             let words = format!("in {}: {words}", self.name);
-            self.doubts.push(Doubt { at, kind, words });
+            self.doubts.push(Doubt { at, kind, event: event.to_owned(), words });
         }
     }
 }

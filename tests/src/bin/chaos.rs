@@ -40,6 +40,9 @@ struct Arguments {
     /// Repeats the choices of a run.
     #[arg(long)]
     seed: Option<u64>,
+    /// Only these faults.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Fault>,
 }
 
 #[tokio::main]
@@ -54,7 +57,9 @@ async fn main() -> Result<ExitCode> {
     shown.say("starting the servers and the local AWS");
     let mut app = TestApp::setup().own_postgres().own_process_group().start().await;
     let mut driver = Driver::new(seed, stopped);
-    let judged = AssertUnwindSafe(run(&mut app, &mut driver, seed, duration, &shown)).catch_unwind().await;
+    let faults = if arguments.only.is_empty() { &Fault::ALL[..] } else { &arguments.only };
+    let run = run(&mut app, &mut driver, faults, seed, duration, &shown);
+    let judged = AssertUnwindSafe(run).catch_unwind().await;
     let is_good = judged.as_ref().is_ok_and(Verdict::is_good);
     if !is_good {
         let file = workspace_dir().join(".local/chaos").join(format!("{seed}.log"));
@@ -79,6 +84,7 @@ async fn main() -> Result<ExitCode> {
 async fn run(
     app: &mut TestApp,
     driver: &mut Driver,
+    faults: &[Fault],
     seed: u64,
     duration: Duration,
     shown: &Shown,
@@ -87,7 +93,7 @@ async fn run(
     let mut audit = Audit::start(app, Plan::long(seed)).await;
     let mut round = 0;
     while Instant::now() < end && !driver.is_stopped() {
-        let faults = choose(driver);
+        let faults = choose(driver, faults);
         let names: Vec<&str> = faults.iter().map(|fault| fault.name()).collect();
         shown.doing(&audit, &names.join(" + "));
         let lasts = driver.dice().pause(FAULTS_MS);
@@ -113,11 +119,11 @@ async fn run(
 }
 
 /// Some faults that can be at the same time.
-fn choose(driver: &mut Driver) -> Vec<Fault> {
+fn choose(driver: &mut Driver, faults: &[Fault]) -> Vec<Fault> {
     let dice = driver.dice();
     let mut chosen: Vec<Fault> = Vec::new();
     for _ in 0..dice.within(1..MOST_AT_ONCE + 1) {
-        let fault = *dice.one_of(&Fault::ALL);
+        let fault = *dice.one_of(faults);
         if chosen.iter().all(|other| other.part() != fault.part()) {
             chosen.push(fault);
         }
