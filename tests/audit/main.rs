@@ -137,6 +137,11 @@ async fn nothing_is_lost_when_no_disconnect_is_delivered() {
 }
 
 #[tokio::test]
+async fn nothing_is_lost_when_the_gateway_dies_with_all_its_sockets() {
+    audit(TestApp::setup(), &[Fault::GatewayKilled, Fault::GatewayKilled]).await;
+}
+
+#[tokio::test]
 async fn nothing_is_lost_when_readers_stop_reading() {
     audit(TestApp::setup(), &[Fault::ReadersDeaf]).await;
 }

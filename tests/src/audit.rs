@@ -169,7 +169,7 @@ impl Audit {
             );
             tasks.spawn(writer.run());
         }
-        let queues = Queues::of(&app.aws.endpoints.sqs);
+        let queues = Queues::new();
         let began = Instant::now();
         let mut audit = Self { plan, notes, rooms, phase, readers, judge, queues, tasks, began };
         let all_there = audit.wait(|_| {}, async |audit| audit.unsettled_readers()).await;
@@ -200,7 +200,7 @@ impl Audit {
     /// What it waited for in vain.
     pub async fn settle(&mut self, app: &TestApp, tell: impl Fn(&str)) -> Result<(), String> {
         self.phase.send_replace(Phase::Quiet);
-        let database = app.postgres.url();
+        let (database, sqs) = (app.postgres.url(), app.aws.endpoints.sqs.as_str());
         self.wait(&tell, async |audit| match audit.notes.unfinished() {
             0 => None,
             unfinished => Some(format!("{unfinished} messages to be acknowledged")),
@@ -208,7 +208,7 @@ impl Audit {
         .await?;
         // Twice: what the queue brought last may have made readers begin to read again.
         for _ in 0..2 {
-            self.wait(&tell, async |audit| audit.queues.unfinished().await).await?;
+            self.wait(&tell, async |audit| audit.queues.unfinished(sqs).await).await?;
             self.wait(&tell, async |audit| audit.missing_in_postgres(&database).await).await?;
             let pongs: Vec<u64> = self.readers.iter().map(|reader| reader.window.pongs()).collect();
             self.wait(&tell, async |audit| audit.unsettled_since(&pongs)).await?;
@@ -219,20 +219,20 @@ impl Audit {
     /// Reads everything back in every way, and compares.
     pub async fn prove(&self, app: &TestApp, settled: Result<(), String>) -> Verdict {
         let histories = Histories::read(&self.judge, &self.rooms, app.postgres.url(), &self.notes).await;
-        self.compare(settled, histories).await
+        self.compare(app, settled, histories).await
     }
 
     /// Reads everything back in one way, and compares: for a look in between.
     pub async fn glance(&self, app: &TestApp, settled: Result<(), String>) -> Verdict {
         let histories = Histories::glance(&self.judge, &self.rooms, app.postgres.url()).await;
-        self.compare(settled, histories).await
+        self.compare(app, settled, histories).await
     }
 
-    async fn compare(&self, settled: Result<(), String>, histories: Histories) -> Verdict {
+    async fn compare(&self, app: &TestApp, settled: Result<(), String>, histories: Histories) -> Verdict {
         let evidence = Evidence {
             settled,
             rooms: self.rooms.clone(),
-            dead_letters: self.queues.dead_letters().await,
+            dead_letters: self.queues.dead_letters(&app.aws.endpoints.sqs).await,
             readers: self.readers.iter().map(|reader| reader.window.seen()).collect(),
             notes: self.notes.clone(),
             histories,

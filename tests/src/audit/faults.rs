@@ -49,6 +49,8 @@ pub enum Fault {
     PushesLost,
     /// `$disconnect` is never delivered.
     DisconnectDropped,
+    /// The gateway dies with all sockets, functions and calls, and comes back with its queues.
+    GatewayKilled,
     /// Readers stop reading their sockets.
     ReadersDeaf,
 }
@@ -74,7 +76,7 @@ pub enum Part {
 
 impl Fault {
     /// All that one Redis server can have.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::MessageKilled,
         Self::ArchiveKilled,
         Self::RedisEmpty,
@@ -88,6 +90,7 @@ impl Fault {
         Self::PushesUnanswered,
         Self::PushesLost,
         Self::DisconnectDropped,
+        Self::GatewayKilled,
         Self::ReadersDeaf,
     ];
 
@@ -107,6 +110,7 @@ impl Fault {
             Self::PushesUnanswered => "pushes not answered",
             Self::PushesLost => "pushes answered 200 and lost",
             Self::DisconnectDropped => "`$disconnect` never delivered",
+            Self::GatewayKilled => "the local AWS killed and restarted",
             Self::ReadersDeaf => "readers that stop reading",
         }
     }
@@ -123,7 +127,7 @@ impl Fault {
             | Self::PushesGone
             | Self::PushesUnanswered
             | Self::PushesLost => Part::Pushes,
-            Self::DisconnectDropped => Part::Gateway,
+            Self::DisconnectDropped | Self::GatewayKilled => Part::Gateway,
             Self::ReadersDeaf => Part::Readers,
         }
     }
@@ -148,7 +152,11 @@ impl Fault {
             }
             Self::PushesLost => ("management", json!({"silent_share": 0.3})),
             Self::DisconnectDropped => ("drop_disconnect", json!(true)),
-            Self::RedisEmpty | Self::RedisFrozen | Self::PostgresAway | Self::ReadersDeaf => return None,
+            Self::RedisEmpty
+            | Self::RedisFrozen
+            | Self::PostgresAway
+            | Self::GatewayKilled
+            | Self::ReadersDeaf => return None,
         })
     }
 
@@ -157,6 +165,7 @@ impl Fault {
         match self {
             Self::RedisEmpty => Some(dice.pause(0..1_500)),
             Self::RedisFrozen => Some(Duration::from_secs(5)),
+            Self::GatewayKilled => Some(Duration::ZERO),
             Self::PostgresAway => Some(Duration::from_secs(20)),
             _ => None,
         }
@@ -233,6 +242,7 @@ impl Driver {
                 let ended = if self.dice.chance(0.5) { server.stop().await } else { server.kill().await };
                 ended.expect("Postgres can be stopped");
             }
+            Fault::GatewayKilled => app.aws.kill_and_restart().await.expect("the local AWS starts again"),
             Fault::ReadersDeaf => {
                 // Half of them: the others have to be served all the same.
                 (0..audit.plan.readers.div_ceil(2)).for_each(|reader| audit.deafen(reader, true));

@@ -259,13 +259,12 @@ impl Case<'_> {
         self.judge_events(&reader.name, events, verdict);
         let acked: BTreeSet<(&str, Place)> =
             self.acks.iter().map(|ack| (ack.event.as_str(), ack.place)).collect();
-        // A first attempt that Redis lost before the queue had it: the repeat got another place, and nobody but who was
-        // shown the first can know of it.
+        // A first attempt that Redis lost before the queue had it: the repeat got a later place, and nobody but who was
+        // shown the first can know of it. Of the two such a reader keeps the smaller.
         let vanished = |placed: &&Placed| {
             let at = (placed.event.as_str(), placed.place);
-            self.measure.place(&placed.event) != Some(placed.place)
-                && !acked.contains(&at)
-                && !stored.contains(&at)
+            let is_earlier = self.measure.place(&placed.event).is_none_or(|place| placed.place < place);
+            is_earlier && !acked.contains(&at) && !stored.contains(&at)
         };
         verdict.vanished += events.iter().filter(vanished).count();
         let kept = events.iter().filter(|placed| !vanished(placed)).collect();
@@ -585,6 +584,15 @@ mod tests {
         let verdict = scene.judge();
         assert!(verdict.is_good(), "{}", verdict.offenders());
         assert_eq!(verdict.vanished, 1);
+    }
+
+    #[test]
+    fn who_was_never_shown_an_earlier_place_has_another_order() {
+        let late = |scene: &mut Scene| {
+            scene.reader[1].place = (35, 0);
+            scene.reader.swap(1, 2);
+        };
+        check(late, [0, 0, 1, 0, 0]);
     }
 
     #[test]

@@ -10,65 +10,67 @@ use crate::local_aws::workspace_dir;
 
 /// The queues of `template.yaml`.
 pub(super) struct Queues {
-    client: Client,
     working: Vec<String>,
     dead: Vec<String>,
 }
 
 impl Queues {
-    /// The queues at this address.
-    pub(super) fn of(url: &str) -> Self {
-        let config = Config::builder()
-            .behavior_version_latest()
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("AKIATEST", "secret", None, None, "test"))
-            .endpoint_url(url)
-            .build();
+    /// Reads their names.
+    pub(super) fn new() -> Self {
         let template =
             std::fs::read_to_string(workspace_dir().join("template.yaml")).expect("it can be read");
         let dead = dead_letter_queues(&template);
         let (dead, working): (Vec<_>, Vec<_>) =
             queues(&template).into_iter().partition(|queue| dead.contains(queue));
         // As the local AWS calls a queue to which the template gives no name.
-        let at = |queues: Vec<&str>| {
-            queues.into_iter().map(|queue| format!("{url}/000000000000/local-{queue}")).collect()
-        };
-        Self { client: Client::from_conf(config), working: at(working), dead: at(dead) }
+        let names = |queues: Vec<&str>| queues.into_iter().map(|queue| format!("local-{queue}")).collect();
+        Self { working: names(working), dead: names(dead) }
     }
 
     /// What the queues still hold for their functions.
-    pub(super) async fn unfinished(&self) -> Option<String> {
+    pub(super) async fn unfinished(&self, sqs: &str) -> Option<String> {
+        let client = client(sqs);
         for queue in &self.working {
-            let messages = self.count(queue).await;
+            let messages = count(&client, sqs, queue).await;
             if 0 < messages {
-                let name = queue.rsplit('/').next().unwrap_or(queue);
-                return Some(format!("{messages} messages in the queue {name}"));
+                return Some(format!("{messages} messages in the queue {queue}"));
             }
         }
         None
     }
 
     /// How many messages were given up.
-    pub(super) async fn dead_letters(&self) -> usize {
+    pub(super) async fn dead_letters(&self, sqs: &str) -> usize {
+        let client = client(sqs);
         let mut messages = 0;
         for queue in &self.dead {
-            messages += self.count(queue).await;
+            messages += count(&client, sqs, queue).await;
         }
         messages
     }
+}
 
-    async fn count(&self, queue: &str) -> usize {
-        let asked =
-            self.client.get_queue_attributes().queue_url(queue).attribute_names(QueueAttributeName::All);
-        let attributes =
-            asked.send().await.expect("the queue answers").attributes.expect("it has attributes");
-        let states = [
-            QueueAttributeName::ApproximateNumberOfMessages,
-            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
-            QueueAttributeName::ApproximateNumberOfMessagesDelayed,
-        ];
-        states.iter().map(|state| attributes[state].parse::<usize>().expect("a count is a number")).sum()
-    }
+/// A client of SQS at this address.
+fn client(sqs: &str) -> Client {
+    let config = Config::builder()
+        .behavior_version_latest()
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("AKIATEST", "secret", None, None, "test"))
+        .endpoint_url(sqs)
+        .build();
+    Client::from_conf(config)
+}
+
+async fn count(client: &Client, sqs: &str, queue: &str) -> usize {
+    let url = format!("{sqs}/000000000000/{queue}");
+    let asked = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All);
+    let attributes = asked.send().await.expect("the queue answers").attributes.expect("it has attributes");
+    let states = [
+        QueueAttributeName::ApproximateNumberOfMessages,
+        QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        QueueAttributeName::ApproximateNumberOfMessagesDelayed,
+    ];
+    states.iter().map(|state| attributes[state].parse::<usize>().expect("a count is a number")).sum()
 }
 
 /// The logical ids of the queues.
