@@ -73,7 +73,7 @@ impl Plan {
             rooms: 3,
             pause_ms: 100..500,
             read_again: vec![Duration::ZERO, Duration::from_secs(5)],
-            patience: Duration::from_secs(120),
+            patience: Duration::from_secs(180),
         }
     }
 
