@@ -73,10 +73,18 @@ impl Call {
 
     /// Makes the call.
     pub async fn send(self) -> Answer {
-        let response = self.0.send().await.expect("the gateway answers");
+        self.try_send().await.expect("the gateway answers")
+    }
+
+    /// Makes the call to a gateway that may be away.
+    ///
+    /// # Errors
+    /// No whole answer comes.
+    pub async fn try_send(self) -> reqwest::Result<Answer> {
+        let response = self.0.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.text().await.expect("the answer is text, and whole");
-        Answer { status, headers, body }
+        let body = response.text().await?;
+        Ok(Answer { status, headers, body })
     }
 }
 

@@ -4,10 +4,12 @@
 //!   Lambda function in a test's hands;
 //! - [`test_app`] is a whole Banter of its own for one test, with the checks that must hold after any test, on a
 //!   [`redis_server`] of its own;
+//! - [`audit`] proves that nothing acknowledged is lost;
 //! - [`mod@bench`] is what `./dev bench` measures;
 //! - [`api`], [`chat`] and [`user`] are its clients, [`view`] is a room as a client keeps it, [`ledger`] what they noted.
 
 pub mod api;
+pub mod audit;
 pub mod bench;
 pub mod chat;
 pub mod fixture;

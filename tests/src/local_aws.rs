@@ -53,6 +53,9 @@ pub struct Setup {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     state: Option<PathBuf>,
+    own_process_group: bool,
+    /// Of the HTTP API and of the WebSocket API; 0 for any.
+    ports: [u16; 2],
 }
 
 /// A running local AWS. Dropped without [`LocalAws::stop`], it is killed.
@@ -60,6 +63,7 @@ pub struct Setup {
 pub struct LocalAws {
     /// Where it is.
     pub endpoints: Endpoints,
+    setup: Setup,
     child: Child,
     log: PathBuf,
     // Dropped last: the child has its files there.
@@ -90,6 +94,8 @@ impl Setup {
             arguments: Vec::new(),
             environment: Vec::new(),
             state: None,
+            own_process_group: false,
+            ports: [0, 0],
         }
     }
 
@@ -122,8 +128,28 @@ impl Setup {
         self
     }
 
+    /// Puts it into a process group of its own, so that a Ctrl-C in the terminal is its owner's to answer.
+    #[must_use]
+    pub fn own_process_group(mut self) -> Self {
+        self.own_process_group = true;
+        self
+    }
+
     /// Starts it and waits until it serves.
-    pub async fn start(self) -> Result<LocalAws> {
+    pub async fn start(mut self) -> Result<LocalAws> {
+        let state = match self.state.take() {
+            Some(path) => State::Given(path),
+            None => State::Own(tempfile::Builder::new().prefix("local-aws-").tempdir()?),
+        };
+        std::fs::create_dir_all(state.path())?;
+        let log = state.path().join("test.log");
+        std::fs::File::create(&log)?;
+        let mut child = self.launch(state.path(), &log)?;
+        let endpoints = ready(&mut child, state.path(), &log).await?;
+        Ok(LocalAws { endpoints, setup: self, child, log, state })
+    }
+
+    fn launch(&self, state: &Path, log: &Path) -> Result<Child> {
         let folder = target_dir()?;
         let program = folder.join("local");
         ensure!(
@@ -131,21 +157,20 @@ impl Setup {
             "{} is missing: `./dev test` builds it, or `cargo build --workspace --bins`",
             program.display()
         );
-        let state = match self.state {
-            Some(path) => State::Given(path),
-            None => State::Own(tempfile::Builder::new().prefix("local-aws-").tempdir()?),
-        };
-        std::fs::create_dir_all(state.path())?;
         // One that was killed has left its own.
-        let _ = std::fs::remove_file(state.path().join(ENDPOINTS));
-        let log = state.path().join("test.log");
-        let child = ending_with_us(&program)
+        let _ = std::fs::remove_file(state.join(ENDPOINTS));
+        let mut command = ending_with_us(&program);
+        if self.own_process_group {
+            command.process_group(0);
+        }
+        let [http, websocket] = self.ports.map(|port| port.to_string());
+        command
             .arg("up")
             .arg("--template")
             .arg(&self.template)
-            .args(["--http-port", "0", "--websocket-port", "0"])
+            .args(["--http-port", &http, "--websocket-port", &websocket])
             .arg("--state")
-            .arg(state.path())
+            .arg(state)
             .arg("--functions")
             .arg(self.functions.as_deref().unwrap_or(&folder))
             .args(&self.arguments)
@@ -155,47 +180,32 @@ impl Setup {
                     .into_iter()
                     .filter_map(|name| Some((name, std::env::var_os(name)?))),
             )
-            .envs(self.environment)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log)?)
+            .stderr(std::fs::File::options().append(true).open(log)?)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("{} cannot be started", program.display()))?;
-        let mut starting = Starting { child, log, state };
-        let endpoints = starting.wait().await?;
-        let Starting { child, log, state } = starting;
-        Ok(LocalAws { endpoints, child, log, state })
+            .with_context(|| format!("{} cannot be started", program.display()))
     }
 }
 
-struct Starting {
-    child: Child,
-    log: PathBuf,
-    state: State,
-}
-
-impl Starting {
-    async fn wait(&mut self) -> Result<Endpoints> {
-        let file = self.state.path().join(ENDPOINTS);
-        let late = Instant::now() + START_PATIENCE;
-        loop {
-            // It is written atomically when everything is ready, so that it is whole once it is there.
-            if let Ok(text) = std::fs::read_to_string(&file) {
-                return serde_json::from_str(&text).with_context(|| format!("endpoints.json is `{text}`"));
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("local ended while it started, {status}:\n{}", self.log());
-            }
-            if Instant::now() > late {
-                bail!("local is not ready after {START_PATIENCE:?}:\n{}", self.log());
-            }
-            sleep(GLANCE).await;
+async fn ready(child: &mut Child, state: &Path, log: &Path) -> Result<Endpoints> {
+    let file = state.join(ENDPOINTS);
+    let log = || std::fs::read_to_string(log).unwrap_or_default();
+    let late = Instant::now() + START_PATIENCE;
+    loop {
+        // It is written atomically when everything is ready, so that it is whole once it is there.
+        if let Ok(text) = std::fs::read_to_string(&file) {
+            return serde_json::from_str(&text).with_context(|| format!("endpoints.json is `{text}`"));
         }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        if let Some(status) = child.try_wait()? {
+            bail!("local ended while it started, {status}:\n{}", log());
+        }
+        if Instant::now() > late {
+            bail!("local is not ready after {START_PATIENCE:?}:\n{}", log());
+        }
+        sleep(GLANCE).await;
     }
 }
 
@@ -227,6 +237,16 @@ impl LocalAws {
         Ok(self.child.kill().await?)
     }
 
+    /// Kills it and starts it again in the same place: the HTTP API and the WebSocket API have the same addresses, the
+    /// queues what they had, and all connections are gone without a word.
+    pub async fn kill_and_restart(&mut self) -> Result<()> {
+        self.child.kill().await?;
+        self.setup.ports = [port(&self.endpoints.http)?, port(&self.endpoints.websocket)?];
+        self.child = self.setup.launch(self.state.path(), &self.log)?;
+        self.endpoints = ready(&mut self.child, self.state.path(), &self.log).await?;
+        Ok(())
+    }
+
     /// Ends it as Ctrl-C does, and waits for its end.
     pub async fn stop(mut self) -> Result<ExitStatus> {
         self.terminate()?;
@@ -249,6 +269,15 @@ impl LocalAws {
         ensure!(status.is_success(), "PUT /faults: {status} {}", response.text().await?);
         Ok(())
     }
+}
+
+/// The port of an address; 0 of none.
+fn port(url: &str) -> Result<u16> {
+    if url.is_empty() {
+        return Ok(0);
+    }
+    let url: http::Uri = url.parse()?;
+    url.port_u16().with_context(|| format!("{url} has no port"))
 }
 
 /// A command that the system ends when this process is killed, where the system can do that: what is dropped in order is
