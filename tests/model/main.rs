@@ -16,7 +16,7 @@
 //!
 //! **post** needs a subscriber and a head, else the answer is `not_joined`. If head and log disagree, Redis has
 //! forgotten: a new generation begins, and `since` is the newer of the two. An event that `sent` has keeps its position
-//! and is not appended again. Then side by side: queue and pushes. The ack goes out when the queue has the event. A
+//! and is not appended again; a change of what is neither in the log nor in Postgres is refused. Then side by side: queue and pushes. The ack goes out when the queue has the event. A
 //! repeat is queued again, and pushed again if the log still has it.
 //!
 //! **join** subscribes and reads in one script, which makes a head with unknown `since` if there is none. Then it asks

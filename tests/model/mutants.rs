@@ -68,6 +68,7 @@ pub(crate) fn focus(rule: Break) -> Focus {
             weather.events = 2 + weather.events / 3;
         },
         ForgetsWhatItFoundElsewhere
+        | EditsWhatIsNotThere
         | KeepsNowWithoutLog
         | IgnoresAnEventWithTwoPositions
         | DoesNotCountWithoutHead
@@ -90,6 +91,7 @@ pub(crate) fn recorded(rule: Break) -> u64 {
         AcksBeforeTheQueue => 1,
         DoesNotQueueARepeat => 396,
         NamesEventsByAttempt => 11,
+        EditsWhatIsNotThere => 142469,
         TrustsAHeadThatDisagrees => 986,
         KeepsNowWithoutLog => 53289,
         JoinReadsBeforeSubscribing => 380,
@@ -101,12 +103,12 @@ pub(crate) fn recorded(rule: Break) -> u64 {
         TrustsTheLogBelowItsStart => 46,
         ReadsOnlyPostgresBelowTheStart => 6,
         CutsPagesBetweenEqualPositions => 1386,
-        IgnoresWhatIsNewerThanPostgres => 18951,
+        IgnoresWhatIsNewerThanPostgres => 24,
         DeletesRecordsFirst => 1808,
         TrimsWhatIsNotStored => 21,
         LastEditToArriveWins => 5843,
         ForgetsDeletionsBeforeTheirMessage => 586,
-        ForgetsEditsBeforeTheirMessage => 1414,
+        ForgetsEditsBeforeTheirMessage => 5899,
         DoesNotRecomputeMovedEdits => 3159,
         ReusedIdIsTheOldMessage => 86,
         DoesNotLookIntoTheLog => 516,
@@ -114,7 +116,7 @@ pub(crate) fn recorded(rule: Break) -> u64 {
         LooksOnlyAfterTheStart => 811,
         ForgetsToRaiseTheStart => 2436,
         LeavesSupersededEntries => 11,
-        LeavesDeletedEntries => 7067,
+        LeavesDeletedEntries => 2258,
         ForgetsWhatItFoundElsewhere => 27709,
         DoesNotCompareTheNewest => 1114,
         DoesNotCountGenerations => 2569,

@@ -134,6 +134,7 @@ impl Redis {
         &mut self,
         connection: Connection,
         event: Event,
+        target_is_stored: bool,
         clock_ms: u64,
         fresh: Generation,
         rules: Rules,
@@ -150,7 +151,9 @@ impl Redis {
                 let there = log.entries.get(&sent.position).is_some_and(|entry| entry.event.id == event.id);
                 (Record { event, position: sent.position, previous: sent.previous }, there)
             }
-            (None, Kind::Edit { target, .. } | Kind::Delete { target }) if deleted(target) => {
+            (None, Kind::Edit { target, .. } | Kind::Delete { target })
+                if deleted(target) || !(self.has_message(target) || target_is_stored) =>
+            {
                 return Posting::Refused;
             }
             (None, _) => (self.append(event, clock_ms), true),
@@ -316,6 +319,11 @@ impl Redis {
         let Head { generation, count, last, .. } = *head;
         self.move_on(last, rules);
         Settled { count, generation, tell: self.subscribers.iter().copied().collect() }
+    }
+
+    /// The real script knows a message's position from `now` or from the caller.
+    fn has_message(&self, message: EventId) -> bool {
+        self.log.iter().flat_map(|log| log.entries.values()).any(|entry| entry.event.id == message)
     }
 
     fn has(&self, event: EventId, position: Position) -> bool {

@@ -18,6 +18,7 @@ rules! {
     AcksBeforeTheQueue,
     DoesNotQueueARepeat,
     NamesEventsByAttempt,
+    EditsWhatIsNotThere,
     // Redis scripts.
     TrustsAHeadThatDisagrees,
     KeepsNowWithoutLog,

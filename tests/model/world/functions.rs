@@ -5,7 +5,7 @@ use crate::{
     postgres::{Known, Postgres, Stored},
     redis::{Entry, Head, Posted, Posting, Reading, Redis},
     rules::Break,
-    types::{Connection, Event, Frame, Generation, Part, Position, Pushed, Record},
+    types::{Connection, Event, Frame, Generation, Kind, Part, Position, Pushed, Record},
     world::World,
 };
 
@@ -284,7 +284,15 @@ impl World {
     pub(super) fn post(&mut self, connection: Connection, event: Event) -> Option<Work> {
         let fresh = self.fresh_generation();
         let clock = self.redis_clock();
-        let posted = match self.redis.post(connection, event, clock, fresh, self.rules) {
+        // Asked for before, if the log does not have it.
+        let target_is_stored = match event.kind {
+            Kind::Message => true,
+            _ if self.rules.breaks(Break::EditsWhatIsNotThere) => true,
+            Kind::Edit { target, .. } | Kind::Delete { target } => {
+                !self.postgres_is_away && self.postgres.rows.get(&target).is_some_and(|row| !row.gone)
+            }
+        };
+        let posted = match self.redis.post(connection, event, target_is_stored, clock, fresh, self.rules) {
             Posting::NotJoined => {
                 self.reply(connection, Frame::NotJoined);
                 return None;

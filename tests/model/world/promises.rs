@@ -190,7 +190,10 @@ impl World {
         let mut under_way = self.in_hand();
         under_way.extend(self.queue.iter().map(|(_, record)| record.event.id));
         for (id, row) in &self.postgres.rows {
-            let due = !row.gone && from < row.position && row.position <= to && !under_way.contains(id);
+            let due = !row.gone
+                && from < row.position
+                && row.position <= to
+                && !under_way.contains(&EventId::new(id.name));
             let target = match row.kind {
                 Kind::Edit { target, .. } => target,
                 _ => *id,
