@@ -67,7 +67,7 @@ use rules::{Break, Rules};
 use world::World;
 
 /// How many schedules a test run can afford, unoptimised.
-const SCHEDULES: u64 = 6000;
+const SCHEDULES: u64 = 4000;
 
 /// How far a search for a schedule that notices a missing rule goes.
 const SEARCHED: u64 = 100_000;
