@@ -31,7 +31,7 @@
 //!
 //! **The archive** stores a batch in one transaction, in whatever order: the smaller position stays, the largest edit
 //! wins, what is deleted stays deleted, and the same id more than a day apart is another event. The same transaction
-//! looks whether a row lies between a record's `previous` and its position: then the log had lacked it (`lost`).
+//! looks whether another row lies after a record's `previous`, up to its position: the log had lacked it (`lost`).
 //! Then **settle** compares the batch with the log. It takes out what Postgres has elsewhere or as deleted. Lost is what
 //! Postgres has elsewhere; each event that the log does not have at its place and that is not deleted, be it stored
 //! now or before, after `since` or not; a message whose edits `now` does not have; everything, if Postgres' count is

@@ -69,6 +69,7 @@ pub(crate) fn focus(rule: Break) -> Focus {
         },
         ForgetsWhatItFoundElsewhere
         | EditsWhatIsNotThere
+        | ComparesTheChainWithoutItsEnd
         | KeepsNowWithoutLog
         | IgnoresAnEventWithTwoPositions
         | DoesNotCountWithoutHead
@@ -122,6 +123,7 @@ pub(crate) fn recorded(rule: Break) -> u64 {
         DoesNotCountGenerations => 2569,
         DoesNotCountWithoutHead => 33464,
         DoesNotCompareTheChain => 4013,
+        ComparesTheChainWithoutItsEnd => 337709,
         DoesNotMoveTheClockOn => 26,
         NobodyComparesGenerations => 7511,
         NobodyNoticesAPositionAhead => 11852,

@@ -98,15 +98,16 @@ impl Postgres {
         Settlement { logged, places, stored, position, gone, kind, state }
     }
 
-    /// The chain: no other event is between the one before a record's event and it, or the log had lost that event.
+    /// The chain: no other event is after the one before a record's event and up to it, or the log had lost that event.
     fn lost(&self, records: &[Record], rules: Rules) -> Option<Position> {
         if rules.breaks(Break::DoesNotCompareTheChain) {
             return None;
         }
+        let with_end = !rules.breaks(Break::ComparesTheChainWithoutItsEnd);
         let between = records.iter().flat_map(|record| {
             let others = self.rows.iter().filter(|(id, _)| id.name != record.event.id.name);
             let positions = others.map(|(_, row)| row.position).filter(|at| record.previous < *at);
-            positions.filter(|at| *at < record.position)
+            positions.filter(move |at| *at < record.position || (*at == record.position && with_end))
         });
         between.max()
     }

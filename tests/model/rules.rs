@@ -55,6 +55,7 @@ rules! {
     DoesNotCountGenerations,
     DoesNotCountWithoutHead,
     DoesNotCompareTheChain,
+    ComparesTheChainWithoutItsEnd,
     DoesNotMoveTheClockOn,
     // The client, and whom it asks.
     NobodyComparesGenerations,
