@@ -40,9 +40,6 @@ create index messages_position_idx on messages (room_id, position_ms, position_n
 create index messages_target_idx on messages (room_id, target_id) where target_id is not null;
 create index messages_logged_as_idx on messages (room_id, logged_as) where logged_as is not null;
 
--- What Postgres remembers of a room's log, for Redis may forget that it has forgotten: up to "lost" a log cannot be
--- trusted to be whole, and so many generations it has had.
-alter table rooms
-    add column lost_ms bigint not null default 0,
-    add column lost_n bigint not null default 0,
-    add column generations bigint not null default 0;
+-- How many generations a room's log has had. Redis counts them too, but it may forget that it has forgotten: a log that
+-- knows of fewer is an old one that has come back.
+alter table rooms add column generations bigint not null default 0;

@@ -250,6 +250,7 @@ on_one_server_and_on_a_cluster! {
     a_room_leaves_redis_whole_when_nobody_has_used_it_for_long
     a_generation_begins_where_postgres_knows_more_than_the_log
     what_was_stored_and_the_log_lacks_was_forgotten
+    a_log_that_has_skipped_something_had_lost_it
     what_postgres_has_elsewhere_is_taken_out_of_the_log
     what_is_trimmed_is_read_from_postgres_from_then_on
     what_is_stored_of_a_room_that_is_not_there_is_told
@@ -534,11 +535,7 @@ async fn a_room_without_a_head_is_read_together_with_postgres_until_it_was_compa
     assert_eq!(texts(&page.events), ["1"]);
     let joined = store.joined(&ada(), "a=", Resume::Newest).await;
     assert_eq!(joined.head.since, Position::END);
-    assert!(joined.head.disagrees_with(&Known {
-        newest: Position::BEGINNING,
-        lost: Position::BEGINNING,
-        generations: 0
-    }));
+    assert!(joined.head.disagrees_with(&Known { newest: Position::BEGINNING, generations: 0 }));
 }
 
 async fn a_room_leaves_redis_whole_when_nobody_has_used_it_for_long(mut store: Store) {
@@ -555,7 +552,7 @@ fn position(milliseconds: u64) -> Position {
     Position::parse(&format!("{milliseconds}-0")).expect("is a position")
 }
 
-const NOTHING: Known = Known { newest: Position::BEGINNING, lost: Position::BEGINNING, generations: 0 };
+const NOTHING: Known = Known { newest: Position::BEGINNING, generations: 0 };
 
 impl Store {
     /// Joins as `message` does, in a room of which Postgres knows this.
@@ -572,7 +569,7 @@ impl Store {
     }
 
     async fn settle(&self, known: Known, events: Vec<Settlement>) -> Settled {
-        self.redis.settle(&room(), &StoredRoom { known, events }).await.expect("is settled")
+        self.redis.settle(&room(), &StoredRoom { known, lost: None, events }).await.expect("is settled")
     }
 
     async fn events(&self) -> Vec<String> {
@@ -603,8 +600,8 @@ async fn a_generation_begins_where_postgres_knows_more_than_the_log(store: Store
     let newest = position(milliseconds(posted.position) + 1_000_000);
     for (known, since) in [
         (Known { generations: 2, ..NOTHING }, Position::BEGINNING),
-        (Known { lost: position(5), generations: 3, ..NOTHING }, position(5)),
-        (Known { newest, lost: position(5), generations: 4 }, newest),
+        (Known { newest: position(5), generations: 4 }, position(5)),
+        (Known { newest, generations: 5 }, newest),
     ] {
         let before = store.joined(&ada(), "a=", Resume::Newest).await.head;
         assert!(before.disagrees_with(&known), "{before:?} {known:?}");
@@ -633,21 +630,32 @@ async fn what_was_stored_and_the_log_lacks_was_forgotten(store: Store) {
 
     let lost = position(milliseconds(posted) + 1_000_000);
     let settled = store.settle(known, vec![stored(&ada(), "2", lost), stored(&ada(), "1", posted)]).await;
-    let Settled::Begun { length: 1, generation, generations: 2, lost: up_to } = settled else {
-        panic!("{settled:?}")
-    };
-    assert_eq!(up_to, lost);
+    let Settled::Begun { length: 1, generation, generations: 2 } = settled else { panic!("{settled:?}") };
     assert_ne!(generation, start.head.generation);
     let joined = store.joined(&bob(), "b=", Resume::Newest).await;
     assert!(joined.forgotten, "the subscribers have to be told");
     assert_eq!((joined.head.generation, joined.head.since, joined.head.last), (generation, lost, Some(lost)));
 
     // It has been looked for: up to `since` Postgres is read as well.
-    let known = Known { newest: lost, lost, generations: 2 };
+    let known = Known { newest: lost, generations: 2 };
     let again = Settlement { unsettled: false, ..stored(&ada(), "2", lost) };
     assert_eq!(store.settle(known, vec![again]).await, Settled::Agrees { length: 1 });
     // But who stored it may have died before looking.
     assert!(matches!(store.settle(known, vec![stored(&ada(), "2", lost)]).await, Settled::Begun { .. }));
+}
+
+async fn a_log_that_has_skipped_something_had_lost_it(store: Store) {
+    store.settled(&ada(), "a=", NOTHING).await;
+    let posted = store.post(&ada(), "a=", "1", None).await.position;
+    let known = Known { newest: posted, generations: 1 };
+    let events = vec![stored(&ada(), "1", posted)];
+    let skipped = StoredRoom { known, lost: Some(position(5)), events };
+    let settled = store.redis.settle(&room(), &skipped).await.expect("is settled");
+    assert!(matches!(settled, Settled::Begun { generations: 2, .. }), "{settled:?}");
+    assert_eq!(store.joined(&ada(), "a=", Resume::Newest).await.head.since, position(5));
+    let known = Known { newest: posted, generations: 2 };
+    let settled = store.redis.settle(&room(), &StoredRoom { known, ..skipped }).await.expect("is settled");
+    assert_eq!(settled, Settled::Agrees { length: 1 }, "a repeat finds nothing new");
 }
 
 async fn what_postgres_has_elsewhere_is_taken_out_of_the_log(store: Store) {
@@ -660,7 +668,8 @@ async fn what_postgres_has_elsewhere_is_taken_out_of_the_log(store: Store) {
     // The record of the first place comes alone; where the log has the repeat is known from `sent`.
     let moved = stored(&ada(), "2", position(7));
     let settled = store.settle(known, vec![moved]).await;
-    assert!(matches!(settled, Settled::Begun { lost, .. } if lost == second), "{settled:?}");
+    assert!(matches!(settled, Settled::Begun { .. }), "{settled:?}");
+    assert!(second <= store.joined(&ada(), "a=", Resume::Newest).await.head.since);
     assert_eq!(store.events().await, ["1", "3"]);
     let repeat = store.post(&ada(), "a=", "2", None).await;
     assert_eq!((repeat.position, repeat.repeated), (position(7), Some(None)), "its ack tells its place");
@@ -701,12 +710,11 @@ async fn what_is_trimmed_is_read_from_postgres_from_then_on(store: Store) {
 }
 
 async fn what_is_stored_of_a_room_that_is_not_there_is_told(store: Store) {
-    let known = Known { generations: 3, lost: position(4), ..NOTHING };
-    let nothing =
-        store.settle(known, vec![Settlement { unsettled: false, ..stored(&ada(), "1", position(9)) }]).await;
-    assert_eq!(nothing, Settled::Absent { generations: 3, lost: position(4) });
-    let unseen = store.settle(known, vec![stored(&ada(), "1", position(9))]).await;
-    assert_eq!(unseen, Settled::Absent { generations: 4, lost: position(9) });
+    let known = Known { generations: 3, ..NOTHING };
+    let seen = Settlement { unsettled: false, ..stored(&ada(), "1", position(9)) };
+    assert_eq!(store.settle(known, vec![seen]).await, Settled::Absent { generations: 3 });
+    let unseen = stored(&ada(), "1", position(9));
+    assert_eq!(store.settle(known, vec![unseen]).await, Settled::Absent { generations: 4 });
 }
 
 async fn a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live(mut store: Store) {

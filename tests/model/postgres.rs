@@ -69,7 +69,8 @@ impl Postgres {
     }
 
     /// Stores a batch in whatever order.
-    pub(crate) fn store(&mut self, records: &[Record], rules: Rules) -> Stored {
+    /// `again`: events whose records came before.
+    pub(crate) fn store(&mut self, records: &[Record], again: &BTreeSet<EventId>, rules: Rules) -> Stored {
         let mut events = Vec::new();
         let mut changed = BTreeSet::new();
         for record in records {
@@ -83,19 +84,25 @@ impl Postgres {
                 events.extend(gone.map(|(id, row)| (*id, *id, vec![row.position])));
             }
         }
-        if rules.breaks(Break::LooksOnlyForWhatItChanged) {
-            events.retain(|(_, stored, _)| changed.contains(stored));
-        }
-        let settlements =
-            events.into_iter().map(|(logged, stored, places)| self.settlement(logged, stored, places));
+        let trusts = rules.breaks(Break::LooksOnlyForWhatItChanged);
+        let settlements = events.into_iter().map(|(logged, stored, places)| {
+            let unsettled = changed.contains(&stored) || (again.contains(&logged) && !trusts);
+            self.settlement(logged, stored, places, unsettled)
+        });
         Stored { settlements: settlements.collect(), lost: self.lost(records, rules), known: self.known() }
     }
 
-    fn settlement(&self, logged: EventId, stored: EventId, places: Vec<Position>) -> Settlement {
+    fn settlement(
+        &self,
+        logged: EventId,
+        stored: EventId,
+        places: Vec<Position>,
+        unsettled: bool,
+    ) -> Settlement {
         let Row { kind, position, gone, .. } = self.rows[&stored];
         let message = Event { id: stored, kind }.message();
         let state = self.rows.get(&message).map(|row| row.state.clone()).unwrap_or_default();
-        Settlement { logged, places, stored, position, gone, kind, state }
+        Settlement { logged, places, stored, position, gone, unsettled, kind, state }
     }
 
     /// The chain: no other event is after the one before a record's event and up to it, or the log had lost that event.

@@ -108,6 +108,8 @@ pub(crate) struct Settlement {
     pub(crate) position: Position,
     /// Its text is deleted.
     pub(crate) gone: bool,
+    /// This call has stored or moved it, or its record came before: whoever took it then may have died before settling.
+    pub(crate) unsettled: bool,
     pub(crate) kind: Kind,
     /// What edits made of it, or of the message that it edits.
     pub(crate) state: State,

@@ -6,6 +6,8 @@ mod promises;
 mod readers;
 mod trouble;
 
+use std::collections::BTreeSet;
+
 use crate::{
     client::Client,
     mutants::Focus,
@@ -30,6 +32,8 @@ pub(crate) struct World {
     postgres: Postgres,
     postgres_is_away: bool,
     queue: Vec<(u64, Record)>,
+    /// Records that came at least once.
+    delivered: BTreeSet<u64>,
     queue_refuses: bool,
     calls: Vec<(CallId, Work)>,
     wire: Vec<(Connection, Frame)>,
@@ -66,6 +70,7 @@ impl World {
             postgres: Postgres::default(),
             postgres_is_away: false,
             queue: Vec::new(),
+            delivered: BTreeSet::new(),
             queue_refuses: false,
             calls: Vec::new(),
             wire: Vec::new(),

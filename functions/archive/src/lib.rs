@@ -166,16 +166,15 @@ async fn settle_room(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<()
 async fn compare(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<usize> {
     match app.redis.settle(room, stored).await? {
         Settled::Agrees { length } => Ok(length),
-        Settled::Absent { generations, lost } => {
-            let known = stored.known;
-            if known.generations < generations || known.lost < lost {
-                app.postgres.remember(room, lost, generations).await?;
+        Settled::Absent { generations } => {
+            if stored.known.generations < generations {
+                app.postgres.remember(room, generations).await?;
             }
             Ok(0)
         }
-        Settled::Begun { length, generation, generations, lost } => {
+        Settled::Begun { length, generation, generations } => {
             // First, for Redis may forget it again.
-            app.postgres.remember(room, lost, generations).await?;
+            app.postgres.remember(room, generations).await?;
             resync::tell(&app.redis, &app.fan_out, room, &generation, app.fan_out.deadline()).await;
             Ok(length)
         }

@@ -28,8 +28,6 @@ use crate::{
 pub struct Known {
     /// The largest position that is stored.
     pub newest: Position,
-    /// Up to here a log had lacked something, and cannot be trusted to be whole.
-    pub lost: Position,
     /// How many generations the log has had.
     pub generations: u64,
 }
@@ -48,6 +46,8 @@ pub struct Arrival {
 pub struct StoredRoom {
     /// What Postgres knows of the room's log now.
     pub known: Known,
+    /// Up to here the log had lacked something when these events were appended to it.
+    pub lost: Option<Position>,
     /// The events, and others that they changed.
     pub events: Vec<Settlement>,
 }
@@ -102,19 +102,19 @@ impl Postgres {
             .await
     }
 
-    /// Remembers that a generation has begun, and up to where a log cannot be trusted, for Redis may forget it.
-    pub async fn remember(&self, room: &RoomId, lost: Position, generations: u64) -> Result<()> {
+    /// Remembers that a generation has begun, for Redis may forget it.
+    pub async fn remember(&self, room: &RoomId, generations: u64) -> Result<()> {
         let generations = i64::try_from(generations).unwrap_or(i64::MAX);
         self.link
-            .run_whole("remembering a generation", async |connection| {
+            .run("remembering a generation", async |connection| {
                 sqlx::query!(
-                    "update rooms set generations = greatest(generations, $2) where id = $1",
+                    "update rooms set generations = $2 where id = $1 and generations < $2",
                     room.as_str(),
                     generations,
                 )
-                .execute(&mut *connection)
+                .execute(connection)
                 .await?;
-                raise_lost(connection, &BTreeMap::from([(room.clone(), lost)])).await
+                Ok(())
             })
             .await
     }
@@ -134,10 +134,9 @@ impl Postgres {
                 move_rows(connection, &batch.moves()).await?;
                 let deleted = delete_texts(connection, &batch.deletions()).await?;
                 let lost = batch.lost_by_chain(connection).await?;
-                raise_lost(connection, &lost).await?;
                 let rooms = batch.rooms.iter().map(|room| room.as_str().to_owned()).collect::<Vec<_>>();
                 let known = known(connection, &rooms).await?;
-                Ok(batch.finish(known, deleted))
+                Ok(batch.finish(known, &lost, deleted))
             })
             .await
     }
@@ -660,8 +659,16 @@ impl<'a> Batch<'a> {
         Ok(lost)
     }
 
-    fn finish(self, known: HashMap<RoomId, Known>, deleted: Vec<(RoomId, Settlement)>) -> Stored {
-        let rooms = known.into_iter().map(|(room, known)| (room, StoredRoom { known, events: Vec::new() }));
+    fn finish(
+        self,
+        known: HashMap<RoomId, Known>,
+        lost: &BTreeMap<RoomId, Position>,
+        deleted: Vec<(RoomId, Settlement)>,
+    ) -> Stored {
+        let rooms = known.into_iter().map(|(room, known)| {
+            let lost = lost.get(&room).copied();
+            (room, StoredRoom { known, lost, events: Vec::new() })
+        });
         let mut stored = Stored { rooms: rooms.collect(), homeless: self.homeless.clone() };
         let mut add = |room: &RoomId, settlement: Settlement| {
             if let Some(room) = stored.rooms.get_mut(room) {
@@ -704,7 +711,7 @@ struct Links {
 
 async fn known(connection: &mut PgConnection, rooms: &[String]) -> Result<HashMap<RoomId, Known>, Stopped> {
     let rows = sqlx::query!(
-        r#"select r.id, r.lost_ms, r.lost_n, r.generations,
+        r#"select r.id, r.generations,
                   newest.position_ms as "newest_ms?", newest.position_n as "newest_n?"
            from rooms r
            left join lateral (
@@ -722,27 +729,11 @@ async fn known(connection: &mut PgConnection, rooms: &[String]) -> Result<HashMa
         let newest = row.newest_ms.zip(row.newest_n);
         let known = Known {
             newest: newest.map_or(Position::BEGINNING, |(ms, n)| Position::from_store(ms, n)),
-            lost: Position::from_store(row.lost_ms, row.lost_n),
             generations: row.generations.unsigned_abs(),
         };
         (RoomId::from_store(row.id), known)
     });
     Ok(known.collect())
-}
-
-async fn raise_lost(connection: &mut PgConnection, lost: &BTreeMap<RoomId, Position>) -> Result<(), Stopped> {
-    for (room, position) in lost {
-        let (ms, n) = position.to_store();
-        sqlx::query!(
-            "update rooms set lost_ms = $2, lost_n = $3 where id = $1 and (lost_ms, lost_n) < ($2, $3)",
-            room.as_str(),
-            ms,
-            n,
-        )
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
 }
 
 /// What is there of the events, under their own names and under others.

@@ -27,8 +27,6 @@ pub enum Compared {
         generation: Generation,
         /// How many there have been.
         generations: u64,
-        /// The log is whole after this.
-        since: Position,
     },
 }
 
@@ -39,8 +37,6 @@ pub enum Settled {
     Absent {
         /// How many generations there have been.
         generations: u64,
-        /// Up to here a log cannot be trusted.
-        lost: Position,
     },
     /// Readers find everything.
     Agrees {
@@ -55,8 +51,6 @@ pub enum Settled {
         generation: Generation,
         /// How many there have been.
         generations: u64,
-        /// Up to here a log cannot be trusted.
-        lost: Position,
     },
 }
 
@@ -88,7 +82,6 @@ impl Redis {
             .arg(head.generation.as_str())
             .arg(fresh()?)
             .arg(known.newest.to_string())
-            .arg(known.lost.to_string())
             .arg(known.generations)
             .arg(asking.as_str())
             .arg(self.room_lifetime_seconds);
@@ -100,7 +93,6 @@ impl Redis {
         Ok(Compared::Begun {
             generation: Generation::from_store(answer.next()?),
             generations: answer.next()?,
-            since: answer.required_position()?,
         })
     }
 
@@ -111,12 +103,13 @@ impl Redis {
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn settle(&self, room: &RoomId, stored: &StoredRoom) -> Result<Settled> {
         const OPERATION: &str = "comparing what was stored with the log";
-        let StoredRoom { known, events } = stored;
+        let StoredRoom { known, lost, events } = stored;
         let sent = events.iter().map(|event| keys::sent(room, event.logged));
         let keys = [keys::head(room), keys::log(room)].into_iter().chain(sent);
         let call = Call::of(&self.scripts.settle, keys)
             .arg(fresh()?)
-            .arg(known.lost.to_string())
+            .arg(lost.map_or(String::new(), |lost| lost.to_string()))
+            .arg(known.newest.to_string())
             .arg(known.generations)
             .arg(self.room_lifetime_seconds);
         let call = events.iter().fold(call, |call, event| {
@@ -132,13 +125,12 @@ impl Redis {
         let answer: Vec<Value> = self.run(call, OPERATION).await?;
         let mut answer = Answer::new(answer, OPERATION);
         Ok(match answer.next::<String>()?.as_str() {
-            "absent" => Settled::Absent { generations: answer.next()?, lost: answer.required_position()? },
+            "absent" => Settled::Absent { generations: answer.next()? },
             "agrees" => Settled::Agrees { length: answer.next()? },
             _ => Settled::Begun {
                 length: answer.next()?,
                 generation: Generation::from_store(answer.next()?),
                 generations: answer.next()?,
-                lost: answer.required_position()?,
             },
         })
     }

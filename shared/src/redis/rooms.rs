@@ -74,7 +74,6 @@ impl Head {
     pub fn disagrees_with(&self, known: &Known) -> bool {
         self.since == Position::END
             || self.last.unwrap_or(Position::BEGINNING) < known.newest
-            || self.since < known.lost
             || self.generations < known.generations
     }
 }

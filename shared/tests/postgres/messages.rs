@@ -100,7 +100,7 @@ async fn an_event_is_one_row_however_often_and_in_whatever_order_it_comes() {
     let first = store(&postgres, &[message("3", 3), message("1", 1), message("3", 3)]).await;
     assert_eq!(first.events.len(), 3);
     assert!(first.events.iter().all(|event| event.unsettled && event.stored == event.logged));
-    assert_eq!(first.known, Known { newest: at(3), lost: Position::BEGINNING, generations: 0 });
+    assert_eq!(first.known, Known { newest: at(3), generations: 0 });
     let second = store(&postgres, &[message("2", 2), message("1", 1)]).await;
     let unsettled: Vec<bool> = second.events.iter().map(|event| event.unsettled).collect();
     assert_eq!(unsettled, [false, true], "in the order of the room");
@@ -235,31 +235,26 @@ async fn who_deletes_is_told_what_the_log_may_still_have() {
 #[tokio::test]
 async fn a_log_that_has_skipped_what_postgres_knows_had_lost_it() {
     let (_database, postgres) = database().await;
-    store(&postgres, &[message("1", 1), message("2", 2), message("3", 3)]).await;
-    assert_eq!(postgres.known(&general()).await.expect("is read").lost, Position::BEGINNING);
+    let in_order = store(&postgres, &[message("3", 3), message("1", 1), message("2", 2)]).await;
+    assert_eq!(in_order.lost, None);
     // This log goes on after the first, as if there had been no others.
     let content = Content::Message { text: text("4"), id: None, reply_to: None };
     let skipping = arrival("4", 4, Some(1), author(1), content);
-    assert_eq!(store(&postgres, std::slice::from_ref(&skipping)).await.known.lost, at(3));
-    assert_eq!(store(&postgres, &[skipping]).await.known.lost, at(3), "a repeat tells nothing new");
+    assert_eq!(store(&postgres, std::slice::from_ref(&skipping)).await.lost, Some(at(3)));
+    assert_eq!(store(&postgres, &[skipping]).await.lost, Some(at(3)), "a repeat tells the same");
     // One that has given the same place to two events.
     let content = Content::Message { text: text("x"), id: None, reply_to: None };
     let doubled = arrival("x", 4, Some(3), author(1), content);
-    assert_eq!(store(&postgres, &[doubled]).await.known.lost, at(4));
+    assert_eq!(store(&postgres, &[doubled]).await.lost, Some(at(4)));
 }
 
 #[tokio::test]
-async fn what_is_remembered_of_a_log_only_grows() {
+async fn generations_are_never_counted_down() {
     let (_database, postgres) = database().await;
-    let remember = async |lost, generations| {
-        postgres.remember(&general(), lost, generations).await.expect("is remembered");
-        let Known { lost, generations, .. } = postgres.known(&general()).await.expect("is read");
-        (lost, generations)
-    };
-    assert_eq!(remember(at(5), 3).await, (at(5), 3));
-    assert_eq!(remember(at(4), 4).await, (at(5), 4));
-    assert_eq!(remember(at(6), 2).await, (at(6), 4));
-    assert_eq!(remember(Position::BEGINNING, 0).await, (at(6), 4));
+    for (begun, expected) in [(3, 3), (4, 4), (2, 4), (0, 4)] {
+        postgres.remember(&general(), begun).await.expect("is remembered");
+        assert_eq!(postgres.known(&general()).await.expect("is read").generations, expected);
+    }
 }
 
 #[tokio::test]

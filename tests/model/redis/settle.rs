@@ -14,18 +14,20 @@ impl Redis {
         let known = stored.known;
         if self.head.is_none() {
             // An older Redis may come back, whose readers must be told.
-            let counts = !stored.settlements.is_empty() && !rules.breaks(Break::DoesNotCountWithoutHead);
+            let unseen = stored.settlements.iter().any(|event| event.unsettled && !event.gone);
+            let counts = unseen && !rules.breaks(Break::DoesNotCountWithoutHead);
             return counts.then(|| Settled { count: known.count + 1, generation: fresh, tell: Vec::new() });
         }
         let mut lost = self.check_head(fresh, Position::UNKNOWN, rules).then_some(Position::ZERO);
-        lost = lost.max(stored.lost);
-        // The newest may be ahead only because this batch has put it there.
         let head = self.head.expect("it was there");
+        // Up to where it had lost something before, a repeat would not find any more.
+        lost = lost.max(stored.lost.filter(|lost| head.since < *lost));
+        // The newest may be ahead only because this batch has put it there.
         if known.count > head.count {
             lost = lost.max(Some(known.newest));
         }
         for event in &stored.settlements {
-            lost = lost.max(self.take_out_all(event, rules));
+            lost = lost.max(self.take_out_all(event, head.since, rules));
             lost = lost.max(self.look_for(event, head.since, rules));
         }
         for event in stored.settlements.iter().filter(|event| !event.gone) {
@@ -41,10 +43,12 @@ impl Redis {
 
     /// Takes an event out of the log where Postgres does not have it. Answers up to where readers may have seen it at
     /// another place or as another event.
-    fn take_out_all(&mut self, event: &Settlement, rules: Rules) -> Option<Position> {
+    fn take_out_all(&mut self, event: &Settlement, since: Position, rules: Rules) -> Option<Position> {
         // Readers may have seen it there, whatever the log has now.
-        let elsewhere = event.places.iter().copied().filter(|place| event.is_elsewhere(*place)).max();
-        let mut lost = elsewhere.filter(|_| !rules.breaks(Break::ForgetsWhatItFoundElsewhere));
+        let shown = |place: &Position| event.unsettled || since < *place;
+        let elsewhere =
+            event.places.iter().copied().filter(|place| event.is_elsewhere(*place) && shown(place));
+        let mut lost = elsewhere.max().filter(|_| !rules.breaks(Break::ForgetsWhatItFoundElsewhere));
         let sent = self.sent.get(&event.logged).map(|sent| sent.position);
         for place in event.places.iter().copied().chain(sent) {
             let moved = event.is_elsewhere(place);
@@ -65,11 +69,12 @@ impl Redis {
         lost
     }
 
-    /// An event that the log does not have, and that is not deleted, was forgotten. Also where the log is not whole:
-    /// who read there before Postgres had the event has not seen it.
+    /// An event that the log does not have, and that is not deleted, was forgotten. Where the log is not whole, only if it
+    /// is unsettled: who read there before Postgres had the event has not seen it, and what was settled may be trimmed.
     fn look_for(&self, event: &Settlement, since: Position, rules: Rules) -> Option<Position> {
         let found = self.has(event.stored, event.position) || self.is_deleted(event.stored, event.kind);
-        let passed_over = event.position <= since && rules.breaks(Break::LooksOnlyAfterTheStart);
+        let looks_there = event.unsettled && !rules.breaks(Break::LooksOnlyAfterTheStart);
+        let passed_over = event.position <= since && !looks_there;
         if event.gone || found || passed_over || rules.breaks(Break::DoesNotLookIntoTheLog) {
             return None;
         }

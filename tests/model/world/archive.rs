@@ -18,7 +18,8 @@ impl World {
                 if self.rules.breaks(Break::DeletesRecordsFirst) {
                     self.remove(&records);
                 }
-                let stored = self.store(records.iter().map(|(_, record)| *record))?;
+                let again = self.delivered_again(&records);
+                let stored = self.store(records.iter().map(|(_, record)| *record), &again)?;
                 Some(Work::Settle { records, stored })
             }
             Work::Settle { records, stored } => {
@@ -37,7 +38,7 @@ impl World {
                     |(position, entry): &(Position, Entry)| self.postgres.has(entry.event.id, *position);
                 let (removable, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_stored);
                 let record = |(position, Entry { event, previous })| Record { event, position, previous };
-                let stored = self.store(others.into_iter().map(record))?;
+                let stored = self.store(others.into_iter().map(record), &BTreeSet::new())?;
                 Some(Work::Trimming { stored, removable })
             }
             Work::Trimming { stored, removable } => {
@@ -82,9 +83,14 @@ impl World {
         events
     }
 
-    fn store(&mut self, records: impl Iterator<Item = Record>) -> Option<Stored> {
+    fn delivered_again(&mut self, records: &[(u64, Record)]) -> BTreeSet<EventId> {
+        let again = records.iter().filter(|(id, _)| !self.delivered.insert(*id));
+        again.map(|(_, record)| record.event.id).collect()
+    }
+
+    fn store(&mut self, records: impl Iterator<Item = Record>, again: &BTreeSet<EventId>) -> Option<Stored> {
         let records: Vec<_> = records.collect();
-        (!self.postgres_is_away).then(|| self.postgres.store(&records, self.rules))
+        (!self.postgres_is_away).then(|| self.postgres.store(&records, again, self.rules))
     }
 
     pub(super) fn settle(&mut self, stored: &Stored) -> Option<Settled> {

@@ -93,9 +93,9 @@ impl Join {
             return Ok(true);
         }
         let compared = app.redis.compare(&self.room, &joined.head, &known, &speaker.connection).await?;
-        if let Compared::Begun { generations, since, .. } = compared {
+        if let Compared::Begun { generations, .. } = compared {
             // Redis may forget it again.
-            app.postgres.remember(&self.room, since, generations).await?;
+            app.postgres.remember(&self.room, generations).await?;
         }
         Ok(false)
     }

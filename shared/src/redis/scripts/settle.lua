@@ -1,45 +1,50 @@
 -- Compares events that Postgres has just stored with the log: takes out what Postgres has elsewhere, as something else or
 -- no more, and begins a generation if readers cannot have found one of them.
 -- KEYS    1 head, 2 log, 3… the positions that the events were given (`sent`)
--- ARGV    1 fresh generation, 2 position up to which a log had lost something, 3 count of generations that Postgres knows
---         of, 4 seconds for which the room stays after its last use; then for each event: its name in the log, its
---         position in Postgres, 1 if its text is deleted, 1 if Postgres has it under another name, 1 if nobody has looked
---         for it yet, the positions at which the log may have it
--- answer  {'absent', count, lost} there is nothing to compare with; {'agrees', entries in the log};
---         {'begun', entries in the log, generation, count, lost}
+-- ARGV    1 fresh generation, 2 position up to which the log had lost something when these events were appended ('' if
+--         nothing), 3 newest position that Postgres has, 4 count of generations that Postgres knows of, 5 seconds for which
+--         the room stays after its last use; then for each event: its name in the log, its position in Postgres, 1 if its
+--         text is deleted, 1 if Postgres has it under another name, 1 if nobody has looked for it yet, the positions at
+--         which the log may have it
+-- answer  {'absent', count} there is nothing to compare with; {'agrees', entries in the log};
+--         {'begun', entries in the log, generation, count}
 
-local fresh, lost, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local fresh, count = ARGV[1], tonumber(ARGV[4])
 local head = check_head(KEYS[1], KEYS[2], fresh)
 
 local EACH = 6
 local function event(index)
-  local first = 5 + (index - 1) * EACH
+  local first = 6 + (index - 1) * EACH
   return {
     name = ARGV[first], position = ARGV[first + 1], gone = ARGV[first + 2] == '1', renamed = ARGV[first + 3] == '1',
     unsettled = ARGV[first + 4] == '1', places = ARGV[first + 5],
   }
 end
-local events = (#ARGV - 4) / EACH
+local events = (#ARGV - 5) / EACH
 
 if not head then
   -- A Redis from before this may come back, and must not be believed then.
   local unseen = false
   for index = 1, events do
     local stored = event(index)
-    if stored.unsettled and not stored.gone then unseen, lost = true, latest(lost, stored.position) end
+    unseen = unseen or (stored.unsettled and not stored.gone)
   end
-  return {'absent', unseen and count + 1 or count, lost}
+  return {'absent', unseen and count + 1 or count}
 end
 
-local forgotten = head.disagreed or before(head.since, lost) or head.count < count
+-- Up to where the log cannot be trusted; false if it can.
+local lost = head.disagreed and '0-0' or false
+local function forget(position) lost = latest(lost, position) end
+-- Up to where it had lost something before, a repeat would not find any more.
+if ARGV[2] ~= '' and before(head.since, ARGV[2]) then forget(ARGV[2]) end
+-- It may be ahead of the log only because this batch has put it there: so it counts only with the generations.
+if head.count < count then forget(ARGV[3]) end
+
 for index = 1, events do
   local stored, sent = event(index), KEYS[index + 2]
   local given, previous = string.match(redis.call('GET', sent) or '', '^(%S+) (%S*)$')
 
   local function is_elsewhere(place) return stored.renamed or place ~= stored.position end
-  local function forget(place)
-    forgotten, lost = true, latest(lost, place)
-  end
   local function take_out(place)
     if not (is_elsewhere(place) or stored.gone) or event_at(KEYS[2], place) ~= stored.name then return end
     redis.call('XDEL', KEYS[2], place)
@@ -49,7 +54,7 @@ for index = 1, events do
 
   for place in string.gmatch(stored.places, '%S+') do
     -- Readers may have seen it there, whatever the log has now.
-    if is_elsewhere(place) and before(head.since, place) then forget(place) end
+    if is_elsewhere(place) and (stored.unsettled or before(head.since, place)) then forget(place) end
     take_out(place)
   end
   if given then take_out(given) end
@@ -61,9 +66,9 @@ for index = 1, events do
 end
 
 local length = redis.call('XLEN', KEYS[2])
-if not forgotten then return {'agrees', length} end
+if not lost then return {'agrees', length} end
 
 count = math.max(head.count, count) + 1
 begin_generation(KEYS[1], KEYS[2], fresh, count, latest(head.since, lost), latest(head.last, lost), true)
-keep({KEYS[1], KEYS[2]}, ARGV[4])
-return {'begun', length, fresh, count, lost}
+keep({KEYS[1], KEYS[2]}, ARGV[5])
+return {'begun', length, fresh, count}
