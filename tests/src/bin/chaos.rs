@@ -40,6 +40,9 @@ struct Arguments {
     /// Repeats the choices of a run.
     #[arg(long)]
     seed: Option<u64>,
+    /// On a Redis Cluster in place of one Redis server.
+    #[arg(long)]
+    cluster: bool,
     /// Only these faults.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Fault>,
@@ -55,10 +58,14 @@ async fn main() -> Result<ExitCode> {
     tokio::spawn(stop_on_interrupt(stop, shown.clone()));
 
     shown.say("starting the servers and the local AWS");
-    let mut app = TestApp::setup().own_postgres().own_process_group().start().await;
+    let mut setup = TestApp::setup().own_postgres().own_process_group();
+    if arguments.cluster {
+        setup = setup.redis_cluster();
+    }
+    let mut app = setup.start().await;
     let mut driver = Driver::new(seed, stopped);
-    let faults = if arguments.only.is_empty() { &Fault::ALL[..] } else { &arguments.only };
-    let run = run(&mut app, &mut driver, faults, seed, duration, &shown);
+    let faults = if arguments.only.is_empty() { Fault::all(arguments.cluster) } else { arguments.only };
+    let run = run(&mut app, &mut driver, &faults, seed, duration, &shown);
     let judged = AssertUnwindSafe(run).catch_unwind().await;
     let is_good = judged.as_ref().is_ok_and(Verdict::is_good);
     if !is_good {
