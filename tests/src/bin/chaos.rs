@@ -28,7 +28,7 @@ const PEACE_MS: std::ops::Range<u64> = 500..6_000;
 /// Most faults at once.
 const MOST_AT_ONCE: u64 = 3;
 /// How many rounds of faults there are between two looks at what came out so far.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 8;
 
 /// Runs Banter's whole local stack under all faults, and proves that nothing acknowledged was lost.
 #[derive(Parser)]
