@@ -188,7 +188,12 @@ impl Shown {
     }
 
     fn waiting(&self, what: &str) {
-        self.bar.set_message(format!("waiting for {what}"));
+        let what = format!("waiting for {what}");
+        let is_new = self.bar.message() != what;
+        self.bar.set_message(what.clone());
+        if self.bar.is_hidden() && is_new {
+            print(&what);
+        }
     }
 
     fn print(&self, text: &str) {
