@@ -3,6 +3,10 @@
 use std::{
     panic::{AssertUnwindSafe, resume_unwind},
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,6 +31,8 @@ const FAULTS_MS: std::ops::Range<u64> = 3_000..15_000;
 const PEACE_MS: std::ops::Range<u64> = 500..6_000;
 /// Most faults at once.
 const MOST_AT_ONCE: u64 = 3;
+/// How often it is told what is waited for where there is no terminal, in seconds.
+const PLAIN_LINES_S: u64 = 10;
 /// How many rounds of faults there are between two looks at what came out so far.
 const ROUNDS: u32 = 8;
 
@@ -155,6 +161,8 @@ async fn stop_on_interrupt(stop: watch::Sender<bool>, shown: Shown) {
 #[derive(Clone)]
 struct Shown {
     bar: ProgressBar,
+    /// When it last told what it waits for, in [`PLAIN_LINES_S`].
+    told: Arc<AtomicU64>,
 }
 
 impl Shown {
@@ -163,7 +171,7 @@ impl Shown {
         let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(style)?);
         bar.set_prefix(format!("{} min", duration.as_secs() / 60));
         bar.enable_steady_tick(Duration::from_millis(250));
-        let shown = Self { bar };
+        let shown = Self { bar, told: Arc::default() };
         shown.print(&format!("chaos with --seed {seed}"));
         Ok(shown)
     }
@@ -189,11 +197,11 @@ impl Shown {
 
     fn waiting(&self, what: &str) {
         let what = format!("waiting for {what}");
-        let is_new = self.bar.message() != what;
-        self.bar.set_message(what.clone());
-        if self.bar.is_hidden() && is_new {
-            print(&what);
+        let now = self.bar.elapsed().as_secs() / PLAIN_LINES_S;
+        if self.bar.is_hidden() && self.told.swap(now, Ordering::Relaxed) < now {
+            print(&format!("       {what}"));
         }
+        self.bar.set_message(what);
     }
 
     fn print(&self, text: &str) {
