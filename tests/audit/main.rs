@@ -87,6 +87,16 @@ async fn nothing_is_lost_when_redis_comes_back_empty_and_once_more() {
 }
 
 #[tokio::test]
+async fn nothing_is_lost_when_redis_comes_back_as_it_was_seconds_before_and_once_more() {
+    audit(TestApp::setup(), &[Fault::RedisGoesBack, Fault::RedisGoesBack]).await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_a_cluster_loses_the_master_of_a_room() {
+    audit(TestApp::setup().redis_cluster(), &[Fault::MasterLost]).await;
+}
+
+#[tokio::test]
 async fn nothing_is_lost_when_redis_is_frozen() {
     audit(TestApp::setup(), &[Fault::RedisFrozen]).await;
 }

@@ -305,7 +305,7 @@ impl Audit {
 
     async fn missing_in_postgres(&self, database: &str) -> Option<String> {
         let stored = match history::in_postgres(database, &self.rooms).await {
-            Ok(stored) => stored?,
+            Ok(stored) => stored,
             Err(error) => return Some(format!("Postgres: {error}")),
         };
         let stored: BTreeMap<&str, &Placed> =

@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::ValueEnum as _;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::sleep};
 
 use super::{Audit, dice::Dice};
-use crate::test_app::TestApp;
+use crate::{redis_server::RedisSnapshot, test_app::TestApp};
 
 /// How often the faults of the local AWS are set anew, with other numbers.
 const THROW_AGAIN: Duration = Duration::from_millis(200);
@@ -29,6 +30,10 @@ pub enum Fault {
     ArchiveKilled,
     /// Redis dies and comes back with nothing.
     RedisEmpty,
+    /// Redis dies and comes back with what it knew some seconds before.
+    RedisGoesBack,
+    /// The Redis Cluster loses the master of a room, for some seconds until a replica takes its place. Needs a cluster.
+    MasterLost,
     /// Redis answers nothing for 5 s.
     RedisFrozen,
     /// Postgres is away for 20 s.
@@ -75,24 +80,11 @@ pub enum Part {
 }
 
 impl Fault {
-    /// All that one Redis server can have.
-    pub const ALL: [Self; 15] = [
-        Self::MessageKilled,
-        Self::ArchiveKilled,
-        Self::RedisEmpty,
-        Self::RedisFrozen,
-        Self::PostgresAway,
-        Self::QueueRefuses,
-        Self::QueueDuplicates,
-        Self::PushesThrottled,
-        Self::PushesFail,
-        Self::PushesGone,
-        Self::PushesUnanswered,
-        Self::PushesLost,
-        Self::DisconnectDropped,
-        Self::GatewayKilled,
-        Self::ReadersDeaf,
-    ];
+    /// All that can be, with a Redis Cluster or with one server.
+    pub fn all(on_cluster: bool) -> Vec<Self> {
+        let all = Self::value_variants().iter().copied();
+        all.filter(|fault| on_cluster || *fault != Self::MasterLost).collect()
+    }
 
     /// What it is called in tables.
     pub fn name(self) -> &'static str {
@@ -100,6 +92,8 @@ impl Fault {
             Self::MessageKilled => "`message` killed in mid-call",
             Self::ArchiveKilled => "`archive` killed in mid-call",
             Self::RedisEmpty => "Redis killed, back empty",
+            Self::RedisGoesBack => "Redis killed, back as it was seconds before",
+            Self::MasterLost => "the master of a room lost",
             Self::RedisFrozen => "Redis frozen for 5 s",
             Self::PostgresAway => "Postgres away for 20 s",
             Self::QueueRefuses => "SQS refuses",
@@ -119,7 +113,7 @@ impl Fault {
     pub fn part(self) -> Part {
         match self {
             Self::MessageKilled | Self::ArchiveKilled => Part::Functions,
-            Self::RedisEmpty | Self::RedisFrozen => Part::Redis,
+            Self::RedisEmpty | Self::RedisGoesBack | Self::MasterLost | Self::RedisFrozen => Part::Redis,
             Self::PostgresAway => Part::Postgres,
             Self::QueueRefuses | Self::QueueDuplicates => Part::Queues,
             Self::PushesThrottled
@@ -153,6 +147,8 @@ impl Fault {
             Self::PushesLost => ("management", json!({"silent_share": 0.3})),
             Self::DisconnectDropped => ("drop_disconnect", json!(true)),
             Self::RedisEmpty
+            | Self::RedisGoesBack
+            | Self::MasterLost
             | Self::RedisFrozen
             | Self::PostgresAway
             | Self::GatewayKilled
@@ -164,6 +160,10 @@ impl Fault {
     fn lasts(self, dice: &mut Dice) -> Option<Duration> {
         match self {
             Self::RedisEmpty => Some(dice.pause(0..1_500)),
+            // So much is forgotten.
+            Self::RedisGoesBack => Some(dice.pause(500..6_000)),
+            // So long there is no replica.
+            Self::MasterLost => Some(dice.pause(1_000..6_000)),
             Self::RedisFrozen => Some(Duration::from_secs(5)),
             Self::GatewayKilled => Some(Duration::ZERO),
             Self::PostgresAway => Some(Duration::from_secs(20)),
@@ -177,12 +177,14 @@ pub struct Driver {
     dice: Dice,
     stop: watch::Receiver<bool>,
     made: BTreeMap<&'static str, u64>,
+    /// What Redis knew when it began to forget.
+    snapshot: Option<RedisSnapshot>,
 }
 
 impl Driver {
     /// Makes the faults of a run, until it is told to stop.
     pub fn new(seed: u64, stop: watch::Receiver<bool>) -> Self {
-        Self { dice: Dice::new(seed, "faults"), stop, made: BTreeMap::new() }
+        Self { dice: Dice::new(seed, "faults"), stop, made: BTreeMap::new(), snapshot: None }
     }
 
     /// How often which fault was made.
@@ -222,7 +224,7 @@ impl Driver {
                 on.into_iter().partition(|(_, lasts)| *lasts <= begin.elapsed() || self.is_stopped());
             on = still;
             for (fault, _) in over {
-                switch_off(app, audit, fault).await;
+                self.switch_off(app, audit, fault).await;
             }
             let faults: Vec<Fault> = on.iter().map(|(fault, _)| *fault).collect();
             self.tell_local_aws(app, &faults).await;
@@ -236,6 +238,14 @@ impl Driver {
     async fn switch_on(&mut self, app: &mut TestApp, audit: &Audit, fault: Fault) {
         match fault {
             Fault::RedisEmpty => app.redis.kill().await.expect("Redis can be killed"),
+            Fault::RedisGoesBack => {
+                self.snapshot = Some(app.redis.snapshot().await.expect("Redis can be copied"));
+            }
+            Fault::MasterLost => {
+                let room = self.dice.one_of(&audit.rooms);
+                let log = format!("room:{{{room}}}:log");
+                app.redis.lose_a_master(&log).await.expect("a replica takes its place");
+            }
             Fault::RedisFrozen => app.redis.freeze().expect("Redis can be frozen"),
             Fault::PostgresAway => {
                 let server = app.postgres.server();
@@ -256,14 +266,18 @@ impl Driver {
         let told: serde_json::Map<String, Value> = told.map(|(key, value)| (key.to_owned(), value)).collect();
         app.aws.faults(&Value::Object(told)).await.expect("the local AWS takes faults");
     }
-}
 
-async fn switch_off(app: &mut TestApp, audit: &Audit, fault: Fault) {
-    match fault {
-        Fault::RedisEmpty => app.redis.resume().await.expect("Redis starts again"),
-        Fault::RedisFrozen => app.redis.thaw().expect("Redis goes on"),
-        Fault::PostgresAway => app.postgres.server().resume().await.expect("Postgres starts again"),
-        Fault::ReadersDeaf => (0..audit.plan.readers).for_each(|reader| audit.deafen(reader, false)),
-        _ => {}
+    async fn switch_off(&mut self, app: &mut TestApp, audit: &Audit, fault: Fault) {
+        match fault {
+            Fault::RedisEmpty | Fault::MasterLost => app.redis.resume().await.expect("Redis starts again"),
+            Fault::RedisGoesBack => {
+                let snapshot = self.snapshot.take().expect("it was taken when the fault began");
+                app.redis.restart_from(&snapshot).await.expect("Redis starts again");
+            }
+            Fault::RedisFrozen => app.redis.thaw().expect("Redis goes on"),
+            Fault::PostgresAway => app.postgres.server().resume().await.expect("Postgres starts again"),
+            Fault::ReadersDeaf => (0..audit.plan.readers).for_each(|reader| audit.deafen(reader, false)),
+            _ => {}
+        }
     }
 }

@@ -88,8 +88,8 @@ pub struct History {
 pub struct Histories {
     /// By the APIs. The first is the measure of the others.
     pub read: Vec<History>,
-    /// What Postgres holds. `None` while the schema has no messages.
-    pub stored: Option<History>,
+    /// What Postgres holds.
+    pub stored: History,
 }
 
 impl Histories {
@@ -136,22 +136,15 @@ impl History {
         history
     }
 
-    async fn in_postgres(rooms: &[String], database: &str) -> Option<Self> {
-        let rooms = in_postgres(database, rooms).await.expect("Postgres answers")?;
-        Some(Self { name: "Postgres".to_owned(), rooms })
+    async fn in_postgres(rooms: &[String], database: &str) -> Self {
+        let rooms = in_postgres(database, rooms).await.expect("Postgres answers");
+        Self { name: "Postgres".to_owned(), rooms }
     }
 }
 
-/// What Postgres holds of some rooms, by room. `None` while the schema has no messages.
-pub(super) async fn in_postgres(
-    url: &str,
-    rooms: &[String],
-) -> sqlx::Result<Option<BTreeMap<String, Vec<Placed>>>> {
+/// What Postgres holds of some rooms, by room.
+pub(super) async fn in_postgres(url: &str, rooms: &[String]) -> sqlx::Result<BTreeMap<String, Vec<Placed>>> {
     let mut connection = PgConnection::connect(url).await?;
-    let there = sqlx::query_scalar("select to_regclass('messages') is not null");
-    if !there.fetch_one(&mut connection).await? {
-        return Ok(None);
-    }
     let mut stored: BTreeMap<String, Vec<Placed>> =
         rooms.iter().map(|room| (room.clone(), Vec::new())).collect();
     for row in sqlx::query(ALL_MESSAGES).bind(rooms).fetch_all(&mut connection).await? {
@@ -167,7 +160,7 @@ pub(super) async fn in_postgres(
         stored.entry(room).or_default().push(placed);
     }
     connection.close().await?;
-    Ok(Some(stored))
+    Ok(stored)
 }
 
 /// Walks by the cursors of `GET /rooms/{room}/messages` until there is none.

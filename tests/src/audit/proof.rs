@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::local_aws::workspace_dir;
-
 use super::{
     history::{Histories, History, Place, Placed, words_of},
     notes::{Ack, Counts, Notes},
@@ -103,7 +101,7 @@ impl Evidence {
             counts: self.notes.counts(),
             acked: acks.iter().map(|ack| (&ack.room, &ack.event)).collect::<BTreeSet<_>>().len(),
             readers: self.readers.len(),
-            histories: self.histories.read.len() + usize::from(self.histories.stored.is_some()),
+            histories: self.histories.read.len() + 1,
             other: self.notes.offences().into_iter().map(Offence::from).collect(),
             ..Verdict::default()
         };
@@ -112,11 +110,6 @@ impl Evidence {
         }
         if 0 < self.dead_letters {
             verdict.other.push(format!("{} messages are in a dead-letter queue", self.dead_letters).into());
-        }
-        // Until the archive is there.
-        let is_archived = workspace_dir().join("functions/archive").exists();
-        if is_archived && self.histories.stored.is_none() {
-            verdict.other.push("Postgres holds no messages".to_owned().into());
         }
         for room in &self.rooms {
             self.judge_room(room, &acks, &mut verdict);
@@ -134,7 +127,7 @@ impl Evidence {
     fn everywhere(&self, event: &str, acks: &[Ack]) -> String {
         let acked = acks.iter().filter(|ack| ack.event == event).map(|ack| words_of(ack.place));
         let mut text = format!("acknowledged at [{}]", acked.collect::<Vec<_>>().join(", "));
-        let histories = self.histories.read.iter().chain(&self.histories.stored);
+        let histories = self.histories.read.iter().chain([&self.histories.stored]);
         let histories = histories.map(|history| (&history.name, &history.rooms));
         let readers = self.readers.iter().map(|reader| (&reader.name, &reader.rooms));
         for (name, rooms) in histories.chain(readers) {
@@ -156,13 +149,9 @@ impl Evidence {
         for history in &self.histories.read {
             case.judge_history(history, verdict);
         }
-        let stored = self.histories.stored.as_ref();
-        if let Some(stored) = stored {
-            case.judge_stored(stored, verdict);
-        }
-        let stored: BTreeSet<(&str, Place)> = stored.map_or_else(BTreeSet::new, |stored| {
-            stored.rooms[room].iter().map(|placed| (placed.event.as_str(), placed.place)).collect()
-        });
+        case.judge_stored(&self.histories.stored, verdict);
+        let stored = &self.histories.stored.rooms[room];
+        let stored = stored.iter().map(|placed| (placed.event.as_str(), placed.place)).collect();
         for reader in &self.readers {
             case.judge_reader(reader, &stored, verdict);
         }
@@ -482,7 +471,7 @@ mod tests {
                 rooms: rooms(self.reader),
                 doubts: BTreeMap::from([("r".to_owned(), self.doubts)]),
             };
-            let histories = Histories { read: vec![history(self.read)], stored: Some(history(self.stored)) };
+            let histories = Histories { read: vec![history(self.read)], stored: history(self.stored) };
             let evidence = Evidence {
                 settled: Ok(()),
                 rooms: vec!["r".into()],

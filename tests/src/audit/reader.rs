@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     Person, Phase,
     dice::Dice,
-    history::words_of,
+    history::{place_of, words_of},
     line::{Line, Refusal, Trouble},
     notes::Notes,
     proof::Seen,
@@ -314,8 +314,9 @@ impl Reader {
         let behind = pong["behind"].as_object().unwrap_or_else(|| panic!("not a pong: {pong}"));
         let rejoin = pong["rejoin"].as_array().unwrap_or_else(|| panic!("not a pong: {pong}"));
         let mut inside = self.window.inside();
-        for id in behind.keys() {
-            inside.rooms.get_mut(id).expect("a room that was asked for").behind();
+        for (id, newest) in behind {
+            let newest = place_of(newest.as_str().expect("a position"));
+            inside.rooms.get_mut(id).expect("a room that was asked for").behind(newest);
         }
         for id in rejoin {
             let id = id.as_str().expect("a room");

@@ -31,6 +31,9 @@ pub struct Room {
     newest: Option<Place>,
     must_join: bool,
     gap: bool,
+    /// The newest position that a pong has told of, until everything up to it was read. It may be of an event that is no
+    /// more, so that no answer leads to it.
+    told: Option<Place>,
     /// Whether `last` is a position of this generation. What is pushed while it is not waits.
     measured: bool,
     waiting: VecDeque<Value>,
@@ -101,6 +104,7 @@ impl Room {
             newest: None,
             must_join: true,
             gap: false,
+            told: None,
             measured: false,
             waiting: VecDeque::new(),
             read_backs: Vec::new(),
@@ -167,9 +171,10 @@ impl Room {
         self.must_join = true;
     }
 
-    /// Something newer is there than what was shown.
-    pub fn behind(&mut self) {
+    /// A pong tells of a newer position than the last one.
+    pub fn behind(&mut self, newest: Place) {
         self.gap = true;
+        self.told = Some(newest);
     }
 
     /// Takes in a pushed event.
@@ -234,6 +239,9 @@ impl Room {
         } else {
             self.add_after(after, events, now);
             self.gap = reply["more"] == true;
+            if !self.gap {
+                self.last = self.last.max(self.told.take());
+            }
         }
         is_new
     }
@@ -277,6 +285,7 @@ impl Room {
             Some(_) => {
                 self.generation = Some(generation.to_owned());
                 self.newest = None;
+                self.told = None;
                 let floor_ms = self.floor_ms();
                 self.read_backs = self.read_again.iter().map(|later| (now + *later, floor_ms)).collect();
                 true
@@ -441,6 +450,18 @@ mod tests {
         assert!(room.joined(&join, &joined("h", &[event("c", 12, 11)], true), now));
         assert_eq!(room.mark(), Some(((12, 0), "h")));
         assert_eq!(room.to_do(now), Some(ToDo::ReadBack(0)));
+    }
+
+    #[test]
+    fn the_newest_position_may_be_of_an_event_that_is_no_more() {
+        let now = Instant::now();
+        let mut room = in_a_room(now);
+        room.behind((9, 0));
+        assert_eq!(room.to_do(now), Some(ToDo::ReadAfter((1, 0))));
+        room.read_after((1, 0), &history("g", &[event("b", 2, 1)], true), now);
+        assert_eq!(room.to_do(now), Some(ToDo::ReadAfter((2, 0))));
+        room.read_after((2, 0), &history("g", &[], false), now);
+        assert_eq!(room.mark(), Some(((9, 0), "g")));
     }
 
     #[test]

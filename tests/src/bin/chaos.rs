@@ -3,6 +3,10 @@
 use std::{
     panic::{AssertUnwindSafe, resume_unwind},
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,8 +31,10 @@ const FAULTS_MS: std::ops::Range<u64> = 3_000..15_000;
 const PEACE_MS: std::ops::Range<u64> = 500..6_000;
 /// Most faults at once.
 const MOST_AT_ONCE: u64 = 3;
+/// How often it is told what is waited for where there is no terminal, in seconds.
+const PLAIN_LINES_S: u64 = 10;
 /// How many rounds of faults there are between two looks at what came out so far.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 8;
 
 /// Runs Banter's whole local stack under all faults, and proves that nothing acknowledged was lost.
 #[derive(Parser)]
@@ -40,6 +46,9 @@ struct Arguments {
     /// Repeats the choices of a run.
     #[arg(long)]
     seed: Option<u64>,
+    /// On a Redis Cluster in place of one Redis server.
+    #[arg(long)]
+    cluster: bool,
     /// Only these faults.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Fault>,
@@ -55,10 +64,14 @@ async fn main() -> Result<ExitCode> {
     tokio::spawn(stop_on_interrupt(stop, shown.clone()));
 
     shown.say("starting the servers and the local AWS");
-    let mut app = TestApp::setup().own_postgres().own_process_group().start().await;
+    let mut setup = TestApp::setup().own_postgres().own_process_group();
+    if arguments.cluster {
+        setup = setup.redis_cluster();
+    }
+    let mut app = setup.start().await;
     let mut driver = Driver::new(seed, stopped);
-    let faults = if arguments.only.is_empty() { &Fault::ALL[..] } else { &arguments.only };
-    let run = run(&mut app, &mut driver, faults, seed, duration, &shown);
+    let faults = if arguments.only.is_empty() { Fault::all(arguments.cluster) } else { arguments.only };
+    let run = run(&mut app, &mut driver, &faults, seed, duration, &shown);
     let judged = AssertUnwindSafe(run).catch_unwind().await;
     let is_good = judged.as_ref().is_ok_and(Verdict::is_good);
     if !is_good {
@@ -148,6 +161,8 @@ async fn stop_on_interrupt(stop: watch::Sender<bool>, shown: Shown) {
 #[derive(Clone)]
 struct Shown {
     bar: ProgressBar,
+    /// When it last told what it waits for, in [`PLAIN_LINES_S`].
+    told: Arc<AtomicU64>,
 }
 
 impl Shown {
@@ -156,7 +171,7 @@ impl Shown {
         let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(style)?);
         bar.set_prefix(format!("{} min", duration.as_secs() / 60));
         bar.enable_steady_tick(Duration::from_millis(250));
-        let shown = Self { bar };
+        let shown = Self { bar, told: Arc::default() };
         shown.print(&format!("chaos with --seed {seed}"));
         Ok(shown)
     }
@@ -181,7 +196,12 @@ impl Shown {
     }
 
     fn waiting(&self, what: &str) {
-        self.bar.set_message(format!("waiting for {what}"));
+        let what = format!("waiting for {what}");
+        let now = self.bar.elapsed().as_secs() / PLAIN_LINES_S;
+        if self.bar.is_hidden() && self.told.swap(now, Ordering::Relaxed) < now {
+            print(&format!("       {what}"));
+        }
+        self.bar.set_message(what);
     }
 
     fn print(&self, text: &str) {
