@@ -19,7 +19,7 @@ use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tests::{
     chat::{Chat, expect_type, texts_of},
-    test_app::TestApp,
+    test_app::{TestApp, eventually},
     user::{User, text},
     view::View,
 };
@@ -217,7 +217,14 @@ async fn a_subscriber_list_is_not_stale_after_redis_was_lost() {
 
         // As many joins as before, so that a version which counts them is the same, but of others.
         let dan = app.user("Dan").await;
-        let (mut at_dan, mut at_dan_too) = (dan.connect().await, dan.connect().await);
+        // `connect` may find out only now that its line is dead.
+        let connect = async || {
+            eventually("one can connect", async || {
+                dan.connect_with_token().await.map_err(|refused| refused.to_string())
+            })
+            .await
+        };
+        let (mut at_dan, mut at_dan_too) = (connect().await, connect().await);
         for chat in [&mut at_ada, &mut at_dan, &mut at_dan_too] {
             let join = json!({"action": "join", "room": room});
             expect_type(chat.ask_until_available(join).await, "joined");
