@@ -10,6 +10,7 @@ mod rooms;
 mod sessions;
 mod users;
 
+pub use link::is_refusal;
 pub use members::Situation;
 pub use messages::{Arrival, Known, Settlement, Stored, StoredRoom, Stretch};
 pub use rooms::RoomWithRole;

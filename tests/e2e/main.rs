@@ -1,6 +1,7 @@
 //! End to end: real functions, the local AWS, real Postgres and Redis; HTTP and frames in, answers out.
 
 mod accounts;
+mod archive;
 mod bad_input;
 mod cluster;
 mod connections;
@@ -16,6 +17,7 @@ mod privacy;
 #[cfg(target_os = "linux")]
 mod processes;
 mod pushes;
+mod regressions;
 mod rooms;
 mod sessions;
 mod start;

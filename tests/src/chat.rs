@@ -79,6 +79,19 @@ impl Chat {
         reply
     }
 
+    /// Sends a frame again and again until it is done. A warm function may hold a dead line to a server that was away: its
+    /// first answer may be `unavailable`.
+    pub async fn ask_until_available(&mut self, frame: Value) -> Value {
+        const TRIES: usize = 1_000;
+        for _ in 0..TRIES {
+            let reply = self.ask(frame.clone()).await;
+            if reply["code"] != "unavailable" {
+                return reply;
+            }
+        }
+        panic!("it stays unavailable: {frame}");
+    }
+
     /// Sends a frame and waits for an error; its fields' names, if it has some.
     pub async fn refused(&mut self, frame: Value, code: &str) -> Value {
         let reply = self.ask(frame).await;
@@ -118,6 +131,12 @@ impl Chat {
     /// Joins a room and wants everything after a position.
     pub async fn join_after(&mut self, room: &str, after: &str) -> Value {
         expect_type(self.ask(json!({"action": "join", "room": room, "after": after})).await, "joined")
+    }
+
+    /// Joins a room and wants everything after a position, of a generation.
+    pub async fn resume(&mut self, room: &str, after: &str, generation: &str) -> Value {
+        let frame = json!({"action": "join", "room": room, "after": after, "generation": generation});
+        expect_type(self.ask_until_available(frame).await, "joined")
     }
 
     /// Leaves a room.
@@ -162,6 +181,16 @@ impl Chat {
             let push = self.push().await;
             if push["type"] == "message" {
                 return push;
+            }
+        }
+    }
+
+    /// The next `resync` that is pushed: its generation. Other pushes before it are dropped.
+    pub async fn pushed_resync(&mut self) -> String {
+        loop {
+            let push = self.push().await;
+            if push["type"] == "resync" {
+                return push["generation"].as_str().expect("was checked").to_owned();
             }
         }
     }

@@ -7,6 +7,11 @@ use std::{
     time::Duration,
 };
 
+use aws_sdk_sqs::{
+    Client,
+    config::{Config, Credentials, Region},
+    types::{QueueAttributeName, SendMessageBatchRequestEntry},
+};
 use futures::FutureExt;
 use redis::AsyncCommands;
 use serde_json::Value;
@@ -205,6 +210,74 @@ impl TestApp {
         self.redis().await.keys(pattern).await.expect("Redis answers")
     }
 
+    /// A client of this test's SQS.
+    pub fn sqs(&self) -> Client {
+        let config = Config::builder()
+            .behavior_version_latest()
+            .endpoint_url(&self.aws.endpoints.sqs)
+            .region(Region::from_static("eu-central-1"))
+            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+            .build();
+        Client::from_conf(config)
+    }
+
+    /// The address of a queue, by its name in the template.
+    pub fn queue_url(&self, queue: &str) -> String {
+        format!("{}/000000000000/local-{queue}", self.aws.endpoints.sqs)
+    }
+
+    /// Puts messages into a queue, up to ten in one request, so that they arrive together. Answers their ids.
+    pub async fn put(&self, queue: &str, bodies: &[String]) -> Vec<String> {
+        let entries = bodies.iter().enumerate().map(|(number, body)| {
+            let entry = SendMessageBatchRequestEntry::builder().id(number.to_string()).message_body(body);
+            entry.build().expect("it has an id and a body")
+        });
+        let send = self.sqs().send_message_batch().queue_url(self.queue_url(queue));
+        let sent = send.set_entries(Some(entries.collect())).send().await.expect("SQS takes them");
+        assert!(sent.failed().is_empty(), "{sent:?}");
+        let mut sent = sent.successful;
+        sent.sort_by_key(|entry| entry.id.parse::<usize>().expect("it is a number"));
+        sent.into_iter().map(|entry| entry.message_id).collect()
+    }
+
+    /// How many messages a queue has, whether anybody works on them or not.
+    pub async fn queued(&self, queue: &str) -> usize {
+        let url = self.queue_url(queue);
+        let ask = self.sqs().get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All);
+        let attributes = ask.send().await.expect("SQS answers").attributes.expect("there are attributes");
+        let counts = attributes.iter().filter(|(name, _)| name.as_str().starts_with("ApproximateNumber"));
+        counts.map(|(_, count)| count.parse::<usize>().expect("a count is a number")).sum()
+    }
+
+    /// Waits until a queue has so many messages.
+    pub async fn queue_has(&self, queue: &str, messages: usize) {
+        eventually("the queue has so many messages", async || {
+            let queued = self.queued(queue).await;
+            if queued == messages { Ok(()) } else { Err(format!("{queue} has {queued} and not {messages}")) }
+        })
+        .await;
+    }
+
+    /// The bodies of the messages that wait in a queue, ten at most.
+    pub async fn waiting(&self, queue: &str) -> Vec<String> {
+        let receive = self.sqs().receive_message().queue_url(self.queue_url(queue));
+        let received = receive.max_number_of_messages(10).send().await.expect("SQS answers");
+        let messages = received.messages.unwrap_or_default();
+        messages.into_iter().map(|message| message.body.expect("it has a body")).collect()
+    }
+
+    /// All lines of the log that are JSON.
+    pub fn log_lines(&self) -> Vec<Value> {
+        let log = self.aws.log();
+        log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect()
+    }
+
+    /// The lines that a function has written for its calls.
+    pub fn calls_of(&self, function: &str) -> Vec<Value> {
+        let is_one = |line: &Value| line["message"] == "call" && line["function"] == function;
+        self.log_lines().into_iter().filter(is_one).collect()
+    }
+
     /// A connection to this test's database.
     pub async fn database(&self) -> PgConnection {
         PgConnection::connect(&self.postgres.url()).await.expect("Postgres answers")
@@ -333,6 +406,15 @@ impl Database {
 
 /// Looks at a condition until it holds. Panics with what `look` said last if it does not for too long.
 pub async fn eventually<T>(condition: &str, look: impl AsyncFn() -> Result<T, String>) -> T {
+    eventually_within(PATIENCE, condition, look).await
+}
+
+/// Looks at a condition for so long, or until it holds.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    condition: &str,
+    look: impl AsyncFn() -> Result<T, String>,
+) -> T {
     const LOOK_AGAIN: Duration = Duration::from_millis(5);
     let mut last = String::new();
     let looking = async {
@@ -344,7 +426,7 @@ pub async fn eventually<T>(condition: &str, look: impl AsyncFn() -> Result<T, St
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
-    match timeout(PATIENCE, looking).await {
+    match timeout(patience, looking).await {
         Ok(held) => held,
         Err(_) => panic!("waited in vain until {condition}: {last}"),
     }

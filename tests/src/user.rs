@@ -123,6 +123,50 @@ impl User {
         text(&self.post("/rooms", body).await.expect(201)["id"])
     }
 
+    /// What the archive queue holds of an event that this person made.
+    pub fn record(
+        &self,
+        room: &str,
+        (position, previous): (&str, Option<&str>),
+        event: Uuid,
+        content: &Value,
+    ) -> Value {
+        let mut body = json!({"event": event, "from": {"id": self.id, "name": self.name}});
+        let members = content.as_object().expect("a content has members").clone();
+        body.as_object_mut().expect("it is an object").extend(members);
+        json!({"room": room, "position": position, "previous": previous, "event": body})
+    }
+
+    /// The whole history of a room, read from its beginning in pages of so many.
+    pub async fn read_forwards(&self, room: &str, limit: usize) -> Vec<Value> {
+        let (mut messages, mut after) = (Vec::new(), "0-0".to_owned());
+        loop {
+            let path = format!("/rooms/{room}/messages?after={after}&limit={limit}");
+            let mut page = self.get(&path).await.expect(200);
+            messages.append(page["messages"].as_array_mut().expect("a list"));
+            match page.get("next") {
+                Some(next) => after = text(next),
+                None => return messages,
+            }
+        }
+    }
+
+    /// The whole history of a room, read back from its end in pages of so many; oldest first.
+    pub async fn read_backwards(&self, room: &str, limit: usize) -> Vec<Value> {
+        let (mut messages, mut before) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/rooms/{room}/messages?limit={limit}{before}");
+            let mut page = self.get(&path).await.expect(200);
+            let mut older = std::mem::take(page["messages"].as_array_mut().expect("a list"));
+            older.append(&mut messages);
+            messages = older;
+            match page.get("previous") {
+                Some(previous) => before = format!("&before={}", text(previous)),
+                None => return messages,
+            }
+        }
+    }
+
     /// Makes somebody a member of a room, as one who may.
     pub async fn invite(&self, room: &str, whom: &Self, role: &str) {
         self.put(&format!("/rooms/{room}/members/{}", whom.id), json!({"role": role})).await.expect(200);

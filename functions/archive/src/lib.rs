@@ -15,14 +15,14 @@ use lambda::{
     queue::{Batch, Failures, Record},
 };
 use shared::{
-    Error, Result,
+    Result,
     configuration::{
         ArchiveQueueSection, DeadLetterSection, Environment, FanoutSection, HistorySection, PostgresSection,
         PushSection, RedisSection,
     },
     domain::rooms::RoomId,
     fanout::FanOut,
-    postgres::{Arrival, Postgres, Stored, StoredRoom},
+    postgres::{Arrival, Postgres, Stored, StoredRoom, is_refusal},
     protocol::queue::ArchiveRecord,
     push::Connections,
     queue::{ArchiveQueue, DeadLetterQueue, Postponed, Sqs},
@@ -114,18 +114,19 @@ async fn store<'a>(app: &App, arrived: &[Arrived<'a>], access: &Access) -> Again
     match app.postgres.store(&arrivals).await {
         Ok(stored) => settle(app, arrived, stored, access).await,
         // Something in the batch is not to Postgres' liking: one half has it, or both.
-        Err(Error::Internal { .. }) if 1 < arrived.len() => {
+        Err(error) if is_refusal(&error) && 1 < arrived.len() => {
             let (first, second) = arrived.split_at(arrived.len() / 2);
             let mut again = Box::pin(store(app, first, access)).await;
             again.extend(Box::pin(store(app, second, access)).await);
             again
         }
-        Err(error @ Error::Internal { .. }) => {
+        Err(error) if is_refusal(&error) => {
             access.log_cause(&error);
             // More than one was split above.
             let one = arrived[0].message;
             bury(app, one, "Postgres refused it", access).await.into_iter().collect()
         }
+        // Whatever else it is, it is nothing that the records can be blamed for: it may pass, or be mended.
         Err(error) => {
             access.log_cause(&error);
             arrived.iter().map(|arrived| arrived.message.id.as_str()).collect()

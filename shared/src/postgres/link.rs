@@ -139,6 +139,17 @@ fn failed(operation: &'static str, cause: sqlx::Error) -> Error {
     }
 }
 
+/// Whether Postgres refuses what it was given, whoever gives it and whenever: data that it cannot hold, that break a rule,
+/// or that are too large. Anything else that it may say is about its own state, or about our way to it.
+pub fn is_refusal(error: &Error) -> bool {
+    // PostgreSQL 15, appendix A: data exception, integrity constraint violation, program limit exceeded.
+    const CLASSES: [&str; 3] = ["22", "23", "54"];
+    let Error::Internal { cause, .. } = error else { return false };
+    let database = cause.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+    let code = database.and_then(|error| error.code());
+    code.is_some_and(|code| CLASSES.iter().any(|class| code.starts_with(class)))
+}
+
 fn constraint(cause: &sqlx::Error) -> Option<&str> {
     cause.as_database_error().and_then(|error| error.constraint())
 }

@@ -107,7 +107,8 @@ impl Queue {
             // Not given up with the receiver.
             tokio::spawn(Arc::clone(self).bury(std::mem::take(&mut taken.dead)));
         }
-        if twice.is_some() {
+        // Others than this receiver, who gets what it has taken: woken by itself, it would look for ever.
+        if twice.is_some() && !taken.messages.is_empty() {
             self.changed.notify_waiters();
         }
         written.done().await.map(|()| taken)
