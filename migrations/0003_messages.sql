@@ -27,6 +27,7 @@ create table messages (
     target_id uuid,
     emoji text,
     is_on boolean,
+    -- When it came to stand where it stands: it stays in the log for a while after that.
     stored_at timestamptz not null default now(),
     constraint messages_pkey primary key (room_id, event_id),
     constraint messages_kind_known check (kind in ('message', 'edited', 'deleted', 'reacted')),

@@ -4,9 +4,13 @@
 //! by the names of the events: what the archive has stored stands at the place that Postgres gives it, what is still on
 //! its way there stands where the log has it. The log must be read first: what is trimmed meanwhile is in Postgres then.
 
+use std::collections::HashSet;
+
 use crate::{
-    domain::messages::{EventId, Position},
-    domain::rooms::RoomId,
+    domain::{
+        messages::{EventId, Position},
+        rooms::RoomId,
+    },
     error::Result,
     postgres::{Postgres, Stretch},
     protocol::frames::{Event, EventKind},
@@ -46,8 +50,9 @@ pub async fn events_after(
     if log.since <= after {
         return Ok(Page { events: log.events, more: log.more });
     }
-    let stretch = postgres.events_after(room, after, log.since, limit).await?;
+    let since = log.since;
     let log = drop_stored(postgres, room, log).await?;
+    let stretch = postgres.events_after(room, after, since, limit).await?;
     Ok(merge(Direction::Forwards, limit, log, stretch))
 }
 
@@ -66,8 +71,9 @@ pub async fn messages_after(
     if log.since <= after {
         return Ok(Page { events: log.events, more: log.more });
     }
-    let stretch = postgres.messages_after(room, after, log.since, limit).await?;
+    let since = log.since;
     let log = drop_stored(postgres, room, log).await?;
+    let stretch = postgres.messages_after(room, after, since, limit).await?;
     Ok(merge(Direction::Forwards, limit, log, stretch))
 }
 
@@ -83,17 +89,21 @@ pub async fn messages_before(
     log: LogPart,
 ) -> Result<Page> {
     let log = messages_of(log);
-    if log.since == Position::BEGINNING {
-        return Ok(Page { events: log.events, more: log.more });
-    }
     let whole = log.events.iter().filter(|event| log.since < event.position).count();
+    let surplus = log.events.len().saturating_sub(limit);
+    if log.since == Position::BEGINNING {
+        return Ok(Page {
+            events: log.events.into_iter().skip(surplus).collect(),
+            more: log.more || 0 < surplus,
+        });
+    }
     // The page ends where the log is still whole: whether there is anything before it is for the next page to find out.
     if limit <= whole || (log.more && whole == log.events.len() && 0 < whole) {
-        let events = log.events.into_iter().skip(whole.saturating_sub(limit)).collect();
-        return Ok(Page { events, more: true });
+        return Ok(Page { events: log.events.into_iter().skip(surplus).collect(), more: true });
     }
-    let stretch = postgres.messages_before(room, before, log.since, limit).await?;
+    let since = log.since;
     let log = drop_stored(postgres, room, log).await?;
+    let stretch = postgres.messages_before(room, before, since, limit).await?;
     Ok(merge(Direction::Backwards, limit, log, stretch))
 }
 
@@ -102,7 +112,8 @@ fn messages_of(mut log: LogPart) -> LogPart {
     log
 }
 
-/// What the log has up to `since` and Postgres has as well stands where Postgres has it, perhaps on another page.
+/// What the log has up to `since` and Postgres has as well stands where Postgres has it, perhaps on another page. To be
+/// asked before Postgres' part is read: what is stored in between is in both parts then, and not in neither.
 async fn drop_stored(postgres: &Postgres, room: &RoomId, log: LogPart) -> Result<Known> {
     let doubtful = log.events.iter().filter(|event| event.position <= log.since);
     let doubtful: Vec<EventId> = doubtful.map(|event| event.event).collect();
@@ -133,7 +144,9 @@ enum Direction {
 fn merge(direction: Direction, limit: usize, log: Known, stretch: Stretch) -> Page {
     let (oldest, newest) = log.ends;
     let stretch_end = stretch.events.last().map(|event| event.position);
+    let stored: HashSet<EventId> = stretch.events.iter().map(|event| event.event).collect();
     let mut events = log.events;
+    events.retain(|event| !stored.contains(&event.event));
     events.extend(stretch.events);
     let mut more = log.more || stretch.more;
     match direction {

@@ -12,7 +12,7 @@ mod users;
 
 pub use link::is_refusal;
 pub use members::Situation;
-pub use messages::{Arrival, Known, Settlement, Stored, StoredRoom, Stretch};
+pub use messages::{Arrival, Known, SETTLED_AFTER, Settlement, Stored, StoredRoom, Stretch};
 pub use rooms::RoomWithRole;
 pub use sessions::{EndedSessions, Session};
 pub use users::{Credentials, NewUser};

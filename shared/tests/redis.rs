@@ -249,6 +249,7 @@ on_one_server_and_on_a_cluster! {
     a_room_without_a_head_is_read_together_with_postgres_until_it_was_compared
     a_room_leaves_redis_whole_when_nobody_has_used_it_for_long
     a_generation_begins_where_postgres_knows_more_than_the_log
+    who_joins_alone_leaves_nothing_to_be_told
     what_was_stored_and_the_log_lacks_was_forgotten
     a_log_that_has_skipped_something_had_lost_it
     what_postgres_has_elsewhere_is_taken_out_of_the_log
@@ -618,6 +619,16 @@ async fn a_generation_begins_where_postgres_knows_more_than_the_log(store: Store
     assert_eq!(after.previous, Some(newest));
 }
 
+async fn who_joins_alone_leaves_nothing_to_be_told(mut store: Store) {
+    store.settled(&ada(), "a=", NOTHING).await;
+    let posted = store.post(&ada(), "a=", "1", None).await.position;
+    let _: u64 = store.query(&["DEL", "room:{general}:log"]).await;
+    let known = Known { newest: posted, generations: 7 };
+    store.settled(&ada(), "a=", known).await;
+    assert!(!store.joined(&ada(), "a=", Resume::Newest).await.forgotten);
+    assert!(!store.post(&ada(), "a=", "2", None).await.forgotten);
+}
+
 async fn what_was_stored_and_the_log_lacks_was_forgotten(store: Store) {
     let start = store.settled(&ada(), "a=", NOTHING).await;
     let known = Known { generations: 1, ..NOTHING };
@@ -691,7 +702,7 @@ async fn what_is_trimmed_is_read_from_postgres_from_then_on(store: Store) {
         posted.push(store.post(&ada(), "a=", id, None).await.position);
     }
     let event = |id| message(&ada(), id, id).event;
-    let oldest = store.redis.oldest(&room(), 2).await.expect("is read");
+    let oldest = store.redis.oldest(&room(), Position::BEGINNING, 2).await.expect("is read");
     let read = oldest.iter().map(|entry| match entry {
         Entry::Event(record) => (record.position, record.previous, record.event.event),
         Entry::Unreadable(position) => panic!("{position}"),

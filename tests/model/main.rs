@@ -16,8 +16,9 @@
 //!
 //! **post** needs a subscriber and a head, else the answer is `not_joined`. If head and log disagree, Redis has
 //! forgotten: a new generation begins, and `since` is the newer of the two. An event that `sent` has keeps its position
-//! and is not appended again; a change of what is neither in the log nor in Postgres is refused. Then side by side: queue and pushes. The ack goes out when the queue has the event. A
-//! repeat is queued again, and pushed again if the log still has it.
+//! and is not appended again; a change of what is neither in the log nor in Postgres is refused. Then side by side: queue
+//! and pushes. The ack goes out when the queue has the event. A repeat is queued again, and pushed again if the log still
+//! has it.
 //!
 //! **join** subscribes and reads in one script, which makes a head with unknown `since` if there is none. Then it asks
 //! for `known`. If `since` is unknown, the newest is larger than `last`, or the count larger than the head's, then
@@ -33,14 +34,15 @@
 //! wins, what is deleted stays deleted, and the same id more than a day apart is another event. The same transaction
 //! looks whether another row lies after a record's `previous`, up to its position: the log had lacked it (`lost`).
 //! Then **settle** compares the batch with the log. It takes out what Postgres has elsewhere or as deleted. Lost is what
-//! Postgres has elsewhere; each event that the log does not have at its place and that is not deleted, be it stored
-//! now or before, after `since` or not; a message whose edits `now` does not have; everything, if Postgres' count is
-//! larger than the head's. If something was lost, a new generation begins, `since` rises to it, Postgres remembers the
-//! count, the subscribers are told, and only then the records leave the queue. Without a head, the count alone rises:
-//! an older Redis may come back.
+//! Postgres has elsewhere; an event that the log does not have at its place and that is not deleted, if it is after
+//! `since` or **unsettled**: this call has stored or moved it, or its record came before, and whoever took it then may
+//! have died; a message whose edits `now` does not have; everything, if Postgres' count is larger than the head's. If
+//! something was lost, a new generation begins, `since` rises to it, Postgres remembers the count, the subscribers are
+//! told, and only then the records leave the queue. Without a head, the count alone rises: an older Redis may come back.
 //!
-//! **trim** stores the oldest entries of a long log and takes out those that Postgres had at just that place; `since`
-//! rises to them. What comes out of the queue after that is taken for lost, which harms nobody.
+//! **trim** takes the oldest entries out of a long log that Postgres has at just that place, for longer than a call of the
+//! archive lives; `since` rises to them. What is not stored is left to the queue, and stored from here when the queue
+//! cannot have it any more.
 //!
 //! **A client** has everything up to its last position. A push whose `previous` is that position is next; a larger one
 //! shows a gap, a smaller one or an event at two places that Redis went back. In a new generation it joins and reads

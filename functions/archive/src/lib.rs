@@ -6,7 +6,7 @@
 
 mod trim;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt, stream};
 use lambda::{
@@ -15,7 +15,7 @@ use lambda::{
     queue::{Batch, Failures, Record},
 };
 use shared::{
-    Result,
+    Error, Result,
     configuration::{
         ArchiveQueueSection, DeadLetterSection, Environment, FanoutSection, HistorySection, PostgresSection,
         PushSection, RedisSection,
@@ -29,9 +29,15 @@ use shared::{
     redis::{Redis, Settled},
     resync,
 };
+use tokio::time::Instant;
 
 /// How many rooms of a batch are compared side by side.
 const WIDTH: usize = 8;
+/// For so long after the beginning of a call rooms are begun. The rest of the function's 30 s is for those that are under way
+/// then while Redis or Postgres hangs: a call that is killed tells nobody what it has done, and all of it comes again.
+const BUDGET: Duration = Duration::from_secs(8);
+/// For so long subscribers are told directly to read again. Whoever is not reached is told through the fan-out queue.
+const RESYNC_BUDGET: Duration = Duration::from_secs(2);
 
 /// What the function needs, built once.
 pub struct App {
@@ -72,8 +78,9 @@ struct Arrived<'a> {
 /// Stores a batch. What could not be done now comes again, later with every time that it came; what can never be done is
 /// put aside as a dead letter.
 pub async fn handle(app: &App, batch: Batch, access: &mut Access) -> Failures {
+    let deadline = Instant::now() + BUDGET;
     let (arrived, mut failed) = read(app, &batch, access).await;
-    failed.extend(store(app, &arrived, access).await);
+    failed.extend(store(app, &arrived, deadline, access).await);
     let failed: Vec<&Record> = batch.iter().filter(|message| failed.contains(message.id.as_str())).collect();
     // A batch that is done well needs no request more.
     if !failed.is_empty() {
@@ -106,18 +113,18 @@ async fn bury<'a>(app: &App, message: &'a Record, reason: &str, access: &Access)
     buried.inspect_err(|error| access.log_cause(error)).is_err().then_some(&message.id)
 }
 
-async fn store<'a>(app: &App, arrived: &[Arrived<'a>], access: &Access) -> Again<'a> {
+async fn store<'a>(app: &App, arrived: &[Arrived<'a>], deadline: Instant, access: &Access) -> Again<'a> {
     if arrived.is_empty() {
         return Again::new();
     }
     let arrivals: Vec<Arrival> = arrived.iter().map(|arrived| arrived.arrival.clone()).collect();
     match app.postgres.store(&arrivals).await {
-        Ok(stored) => settle(app, arrived, stored, access).await,
+        Ok(stored) => settle(app, arrived, stored, deadline, access).await,
         // Something in the batch is not to Postgres' liking: one half has it, or both.
         Err(error) if is_refusal(&error) && 1 < arrived.len() => {
             let (first, second) = arrived.split_at(arrived.len() / 2);
-            let mut again = Box::pin(store(app, first, access)).await;
-            again.extend(Box::pin(store(app, second, access)).await);
+            let mut again = Box::pin(store(app, first, deadline, access)).await;
+            again.extend(Box::pin(store(app, second, deadline, access)).await);
             again
         }
         Err(error) if is_refusal(&error) => {
@@ -135,13 +142,22 @@ async fn store<'a>(app: &App, arrived: &[Arrived<'a>], access: &Access) -> Again
 }
 
 /// Looks into the logs of the rooms.
-async fn settle<'a>(app: &App, arrived: &[Arrived<'a>], stored: Stored, access: &Access) -> Again<'a> {
+async fn settle<'a>(
+    app: &App,
+    arrived: &[Arrived<'a>],
+    stored: Stored,
+    deadline: Instant,
+    access: &Access,
+) -> Again<'a> {
     let mut again = Again::new();
     for index in stored.homeless {
         again.extend(bury(app, arrived[index].message, "there is no such room", access).await);
     }
     let rooms = stream::iter(stored.rooms).map(|(room, stored)| async move {
-        let settled = settle_room(app, &room, &stored).await;
+        let settled = match Instant::now() < deadline {
+            true => settle_room(app, &room, &stored).await,
+            false => Err(Error::unavailable("comparing a room", "others have taken too long")),
+        };
         settled.err().map(|error| (room, error))
     });
     for (room, error) in
@@ -157,8 +173,11 @@ async fn settle<'a>(app: &App, arrived: &[Arrived<'a>], stored: Stored, access: 
 async fn settle_room(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<()> {
     let length = compare(app, room, stored).await?;
     // A tenth more than hot is soon said to be about as much, and not every batch has to trim.
-    if app.hot + app.hot.div_ceil(10) < length {
-        trim::trim(app, room, length - app.hot).await?;
+    if app.hot + app.hot.div_ceil(10) < length
+        && let Err(error) = trim::trim(app, room, length - app.hot).await
+    {
+        // The records are done all the same, and the next batch trims.
+        tracing::warn!(room.id = %room, cause = error.cause_chain(), "a log could not be trimmed");
     }
     Ok(())
 }
@@ -176,7 +195,7 @@ async fn compare(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<usize>
         Settled::Begun { length, generation, generations } => {
             // First, for Redis may forget it again.
             app.postgres.remember(room, generations).await?;
-            resync::tell(&app.redis, &app.fan_out, room, &generation, app.fan_out.deadline()).await;
+            resync::tell(&app.redis, &app.fan_out, room, &generation, Instant::now() + RESYNC_BUDGET).await;
             Ok(length)
         }
     }

@@ -8,7 +8,7 @@ use shared::{
         messages::{EventId, Position},
         rooms::RoomId,
     },
-    postgres::{Arrival, Settlement},
+    postgres::{Arrival, SETTLED_AFTER, Settlement},
     redis::Entry,
 };
 use time::OffsetDateTime;
@@ -22,18 +22,21 @@ const AT_ONCE: usize = 100;
 /// died before that and nobody repeated it.
 const QUEUE_RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// Takes the oldest entries out of a room's log, so many or somewhat less: only what Postgres has at just that place.
+/// How many entries one call looks at. A log that is much too long is the next calls' work as well.
+const MOST: usize = 2_000;
+
+/// Takes the oldest entries out of a room's log, so many or fewer: only what Postgres has at just that place.
 pub(crate) async fn trim(app: &App, room: &RoomId, surplus: usize) -> Result<()> {
-    let mut left = surplus;
+    let (mut left, mut after) = (surplus.min(MOST), Position::BEGINNING);
     while 0 < left {
-        let oldest = app.redis.oldest(room, left.min(AT_ONCE)).await?;
+        let oldest = app.redis.oldest(room, after, left.min(AT_ONCE)).await?;
+        let Some(last) = oldest.last() else { break };
+        // What has to stay is passed over, and what comes behind one that is too young is younger.
+        after = last.position();
+        let is_last = OffsetDateTime::now_utc() < after.at() + SETTLED_AFTER;
+        left = if is_last { 0 } else { left.saturating_sub(oldest.len()) };
         let removable = removable(app, room, oldest).await?;
-        let trimmed = app.redis.trim(room, &removable).await?;
-        // All that is left at the beginning is not in Postgres yet.
-        if trimmed == 0 {
-            break;
-        }
-        left = left.saturating_sub(trimmed);
+        app.redis.trim(room, &removable).await?;
     }
     Ok(())
 }

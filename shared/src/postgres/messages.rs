@@ -3,7 +3,10 @@
 //! Only the archive writes here, in bulk and in whatever order the queue gives. A room's row is locked meanwhile, so what
 //! is stored of one room is stored by one call after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -22,6 +25,11 @@ use crate::{
         queue::ArchiveRecord,
     },
 };
+
+/// After so long nobody looks for a stored event in the log any more: more than a call of the archive can last, and the
+/// time after which the records of one that died are delivered again. What is taken out of the log sooner would be
+/// missed.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(120);
 
 /// What Postgres knows of a room's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +208,8 @@ impl Postgres {
         self.messages(room, (Position::BEGINNING, before), until, Order::NewestFirst, limit).await
     }
 
-    /// Which of these events are stored at just these places, and have not been deleted.
+    /// Which of these events are stored at just these places, have not been deleted, and have been there for so long that
+    /// nobody is about to look for them in the log.
     pub async fn stored_at(
         &self,
         room: &RoomId,
@@ -216,11 +225,13 @@ impl Postgres {
                      join messages m
                        on m.room_id = $1 and m.event_id = p.event_id
                       and m.position_ms = p.position_ms and m.position_n = p.position_n
-                     where m.text is not null or m.kind in ('deleted', 'reacted')",
+                     where (m.text is not null or m.kind in ('deleted', 'reacted'))
+                       and m.stored_at < now() - make_interval(secs => $5)",
                     room.as_str(),
                     &events,
                     &ms,
                     &n,
+                    SETTLED_AFTER.as_secs_f64(),
                 )
                 .fetch_all(connection)
                 .await?;
@@ -881,7 +892,8 @@ async fn move_rows(connection: &mut PgConnection, moves: &[(&Row, &ArchiveRecord
         let (ms, n) = row.position.to_store();
         let previous = record.previous.map(Position::to_store);
         sqlx::query!(
-            "update messages set position_ms = $3, position_n = $4, previous_ms = $5, previous_n = $6
+            "update messages set
+               position_ms = $3, position_n = $4, previous_ms = $5, previous_n = $6, stored_at = now()
              where room_id = $1 and event_id = $2",
             record.room.as_str(),
             row.stored.as_uuid(),

@@ -63,6 +63,16 @@ pub enum Entry {
     Unreadable(Position),
 }
 
+impl Entry {
+    /// Its place.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Event(record) => record.position,
+            Self::Unreadable(position) => *position,
+        }
+    }
+}
+
 impl Redis {
     /// Compares the head that was read with what Postgres knew after that, and begins a generation if they disagree. The
     /// connection that asks is not counted among those who have to be told.
@@ -135,14 +145,14 @@ impl Redis {
         })
     }
 
-    /// The oldest entries of a log.
+    /// The oldest entries of a log after a position.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
-    pub async fn oldest(&self, room: &RoomId, count: usize) -> Result<Vec<Entry>> {
+    pub async fn oldest(&self, room: &RoomId, after: Position, count: usize) -> Result<Vec<Entry>> {
         const OPERATION: &str = "reading the oldest entries of a log";
         let mut command = redis::cmd("XRANGE");
-        command.arg(keys::log(room)).arg("-").arg("+").arg("COUNT").arg(count);
+        command.arg(keys::log(room)).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
         let entries: Vec<(String, Vec<String>)> = self.link.query(&command, OPERATION).await?;
         entries.iter().map(|(position, fields)| parse_entry(room, position, fields, OPERATION)).collect()
     }

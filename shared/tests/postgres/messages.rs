@@ -268,8 +268,8 @@ async fn an_event_of_a_room_that_never_was_harms_no_other_of_its_batch() {
 }
 
 #[tokio::test]
-async fn only_what_postgres_has_at_just_that_place_may_be_trimmed() {
-    let (_database, postgres) = database().await;
+async fn only_what_postgres_has_at_just_that_place_for_a_while_may_be_trimmed() {
+    let (database, postgres) = database().await;
     store(&postgres, &[message("1", 1), message("2", 2), message("3", 3), deletion("d", 4, "3")]).await;
     let places = [
         (at(1), event("1")),
@@ -278,6 +278,9 @@ async fn only_what_postgres_has_at_just_that_place_may_be_trimmed() {
         (at(4), event("d")),
         (at(5), event("5")),
     ];
+    let now = postgres.stored_at(&general(), &places).await.expect("is read");
+    assert_eq!(now, [], "somebody may be about to look for them in the log");
+    database.execute("update messages set stored_at = stored_at - interval '2 minutes'").await;
     let mut stored = postgres.stored_at(&general(), &places).await.expect("is read");
     stored.sort();
     assert_eq!(stored, [(at(1), event("1")), (at(4), event("d"))]);
@@ -377,6 +380,27 @@ async fn history_is_the_log_and_postgres_together_without_seam() {
             }
             assert_eq!(forth, expected, "forwards by {limit}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_page_has_no_more_than_it_was_asked_for_also_if_more_of_the_log_was_read() {
+    let (_database, postgres) = database().await;
+    let all: Vec<Arrival> = (1..=20).map(|n| message(&format!("{n:02}"), n)).collect();
+    store(&postgres, &[all[9].clone()]).await;
+    // The tenth is lost, and up to there Postgres is read as well.
+    let logged: Vec<&Arrival> = all.iter().filter(|arrival| arrival.record.position != at(10)).collect();
+    for (since, limit, more) in [(0, 5, true), (10, 5, true), (10, 12, true), (10, 20, false)] {
+        let since = if since == 0 { Position::BEGINNING } else { at(since) };
+        let page =
+            history::messages_before(&postgres, &general(), Position::END, limit, log(&logged, since, false))
+                .await;
+        let Page { events, more: found } = page.expect("is read");
+        let newest = all.iter().rev().filter(|a| since != Position::BEGINNING || a.record.position != at(10));
+        let mut expected: Vec<_> = newest.take(limit).map(|arrival| arrival.record.position).collect();
+        expected.reverse();
+        assert_eq!(events.iter().map(|event| event.position).collect::<Vec<_>>(), expected);
+        assert_eq!(found, more, "since {since}, limit {limit}");
     }
 }
 

@@ -53,10 +53,10 @@ local function move_on(log, to)
 end
 
 -- Begins a generation: positions that were given are no measure any more. `tell`: subscribers have to be told
--- (`told.lua` notes that they were).
+-- (`told.lua` notes that they were); otherwise there are none, and what earlier ones had to be told is of no use either.
 local function begin_generation(head, log, fresh, count, since, last, tell)
   redis.call('HSET', head, 'generation', fresh, 'count', string.format('%.0f', count), 'since', since)
-  if tell then redis.call('HSET', head, 'resync', fresh) end
+  if tell then redis.call('HSET', head, 'resync', fresh) else redis.call('HDEL', head, 'resync') end
   if last then move_on(log, last) end
   local given = last_given(log)
   if given then redis.call('HSET', head, 'last', given) else redis.call('HDEL', head, 'last') end
