@@ -191,7 +191,7 @@ impl Section for PushSection {
         if !is_web_address(&url) {
             return Err(bad(VARIABLE, "must be an https:// URL"));
         }
-        let budget = environment.number("PUSH_BUDGET_MS", 1_000, 1..=20_000)?;
+        let budget = environment.number("PUSH_BUDGET_MS", 1_000, 1..=10_000)?;
         Ok(Self {
             connections_url: url.trim_end_matches('/').to_owned(),
             budget: Duration::from_millis(budget),

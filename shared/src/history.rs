@@ -67,12 +67,12 @@ pub async fn messages_after(
     limit: usize,
     log: LogPart,
 ) -> Result<Page> {
-    let log = messages_of(log);
     if log.since <= after {
-        return Ok(Page { events: log.events, more: log.more });
+        return Ok(Page { events: messages_of(log.events), more: log.more });
     }
     let since = log.since;
-    let log = drop_stored(postgres, room, log).await?;
+    let mut log = drop_stored(postgres, room, log).await?;
+    log.events = messages_of(log.events);
     let stretch = postgres.messages_after(room, after, since, limit).await?;
     Ok(merge(Direction::Forwards, limit, log, stretch))
 }
@@ -88,33 +88,31 @@ pub async fn messages_before(
     limit: usize,
     log: LogPart,
 ) -> Result<Page> {
-    let log = messages_of(log);
-    let whole = log.events.iter().filter(|event| log.since < event.position).count();
-    let surplus = log.events.len().saturating_sub(limit);
-    if log.since == Position::BEGINNING {
-        return Ok(Page {
-            events: log.events.into_iter().skip(surplus).collect(),
-            more: log.more || 0 < surplus,
-        });
-    }
+    let LogPart { since, events, more } = log;
+    let is_whole = events.first().is_some_and(|oldest| since < oldest.position);
+    let whole =
+        events.iter().filter(|event| since < event.position && event.kind == EventKind::Message).count();
     // The page ends where the log is still whole: whether there is anything before it is for the next page to find out.
-    if limit <= whole || (log.more && whole == log.events.len() && 0 < whole) {
-        return Ok(Page { events: log.events.into_iter().skip(surplus).collect(), more: true });
+    if since == Position::BEGINNING || limit <= whole || (more && is_whole) {
+        let events = messages_of(events);
+        let surplus = events.len().saturating_sub(limit);
+        let more = more || 0 < surplus || Position::BEGINNING < since;
+        return Ok(Page { events: events.into_iter().skip(surplus).collect(), more });
     }
-    let since = log.since;
-    let log = drop_stored(postgres, room, log).await?;
+    let mut log = drop_stored(postgres, room, LogPart { since, events, more }).await?;
+    log.events = messages_of(log.events);
     let stretch = postgres.messages_before(room, before, since, limit).await?;
     Ok(merge(Direction::Backwards, limit, log, stretch))
 }
 
-fn messages_of(mut log: LogPart) -> LogPart {
-    log.events.retain(|event| event.kind == EventKind::Message);
-    log
+fn messages_of(mut events: Vec<Event>) -> Vec<Event> {
+    events.retain(|event| event.kind == EventKind::Message);
+    events
 }
 
 /// What the log has up to `since` and Postgres has as well stands where Postgres has it, perhaps on another page. To be
 /// asked before Postgres' part is read: what is stored in between is in both parts then, and not in neither.
-async fn drop_stored(postgres: &Postgres, room: &RoomId, log: LogPart) -> Result<Known> {
+async fn drop_stored(postgres: &Postgres, room: &RoomId, log: LogPart) -> Result<Sifted> {
     let doubtful = log.events.iter().filter(|event| event.position <= log.since);
     let doubtful: Vec<EventId> = doubtful.map(|event| event.event).collect();
     let ends =
@@ -124,11 +122,11 @@ async fn drop_stored(postgres: &Postgres, room: &RoomId, log: LogPart) -> Result
         let stored = postgres.stored_among(room, &doubtful).await?;
         events.retain(|event| since < event.position || !stored.contains(&event.event));
     }
-    Ok(Known { events, more, ends })
+    Ok(Sifted { events, more, ends })
 }
 
 /// What the log alone knows of a page, and how far it was read.
-struct Known {
+struct Sifted {
     events: Vec<Event>,
     more: bool,
     ends: (Option<Position>, Option<Position>),
@@ -141,7 +139,7 @@ enum Direction {
 }
 
 /// Puts both parts in order, as far as both were read, and cuts behind `limit`, but not between equal places.
-fn merge(direction: Direction, limit: usize, log: Known, stretch: Stretch) -> Page {
+fn merge(direction: Direction, limit: usize, log: Sifted, stretch: Stretch) -> Page {
     let (oldest, newest) = log.ends;
     let stretch_end = stretch.events.last().map(|event| event.position);
     let stored: HashSet<EventId> = stretch.events.iter().map(|event| event.event).collect();

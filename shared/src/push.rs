@@ -9,12 +9,12 @@ use aws_sdk_apigatewaymanagement::{
     primitives::Blob,
 };
 use futures::{StreamExt, TryStreamExt, future::join, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     configuration::PushSection,
     domain::{messages::ConnectionId, rooms::RoomId, users::UserId},
-    error::Result,
+    error::{Error, Result},
     redis::{Redis, Subscriber},
     retry::{Backoff, chain, passes},
     token::TokenHash,
@@ -28,6 +28,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// The first pause before a retry; each further one may be twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(320);
+/// How long the forgetting of connections that are gone may take. It is for the next frame's sake, not for this one's.
+const FORGET_BUDGET: Duration = Duration::from_secs(2);
 
 /// The open connections, and how to reach them. One for the life of a function: it keeps its HTTP connections.
 #[derive(Clone)]
@@ -197,17 +199,20 @@ impl Connections {
             return;
         }
         let connections: Vec<_> = gone.iter().map(|subscriber| subscriber.connection.clone()).collect();
-        let unsubscribed = self.redis.unsubscribe(room, &connections).await;
-        let forgotten = stream::iter(gone)
-            .map(|subscriber| self.redis.forget_connection(&subscriber.connection, subscriber.user))
-            .buffer_unordered(WIDTH)
-            .collect::<Vec<_>>();
-        for result in std::iter::once(unsubscribed).chain(forgotten.await) {
-            if let Err(error) = result {
-                // The next message of the room finds them again.
-                tracing::warn!(room.id = %room, cause = error.cause_chain(), "connections that are gone could not be forgotten");
-                return;
-            }
+        let forget = async {
+            self.redis.unsubscribe(room, &connections).await?;
+            stream::iter(gone)
+                .map(|subscriber| self.redis.forget_connection(&subscriber.connection, subscriber.user))
+                .buffer_unordered(WIDTH)
+                .try_collect::<()>()
+                .await
+        };
+        let forgotten = timeout(FORGET_BUDGET, forget).await;
+        let forgotten =
+            forgotten.unwrap_or_else(|elapsed| Err(Error::unavailable("forgetting connections", elapsed)));
+        if let Err(error) = forgotten {
+            // The next message of the room finds them again.
+            tracing::warn!(room.id = %room, cause = error.cause_chain(), "connections that are gone could not be forgotten");
         }
     }
 }

@@ -1,33 +1,40 @@
 //! Telling a room that Redis had forgotten a part of it.
 
+use std::collections::BTreeSet;
+
 use tokio::time::Instant;
 
 use crate::{
     domain::{
         messages::{ConnectionId, Generation},
         rooms::RoomId,
+        users::UserId,
     },
     error::Result,
     fanout::FanOut,
+    postgres::Postgres,
     protocol::frames::Resync,
     redis::{Redis, Subscriber},
 };
 
-/// Tells everybody in a room to read again. Redis remembers that they have to be told until everybody has been or is in
-/// the fan-out queue, so a failure costs no more than a delay: the next frame in the room tries again.
+/// Tells everybody in a room to read again, but for those who may not hear of it any more. Redis remembers that they have
+/// to be told until everybody has been or is in the fan-out queue, so a failure costs no more than a delay: the next frame
+/// in the room tries again.
 pub async fn tell(
     redis: &Redis,
+    postgres: &Postgres,
     fan_out: &FanOut,
     room: &RoomId,
     generation: &Generation,
     deadline: Instant,
 ) {
-    tell_those(redis, fan_out, room, generation, |_| true, deadline).await;
+    tell_those(redis, postgres, fan_out, room, generation, |_| true, deadline).await;
 }
 
 /// Tells everybody but one who knows already.
 pub async fn tell_others(
     redis: &Redis,
+    postgres: &Postgres,
     fan_out: &FanOut,
     room: &RoomId,
     generation: &Generation,
@@ -35,11 +42,12 @@ pub async fn tell_others(
     deadline: Instant,
 ) {
     let others = |subscriber: &Subscriber| subscriber.connection != *knows;
-    tell_those(redis, fan_out, room, generation, others, deadline).await;
+    tell_those(redis, postgres, fan_out, room, generation, others, deadline).await;
 }
 
 async fn tell_those(
     redis: &Redis,
+    postgres: &Postgres,
     fan_out: &FanOut,
     room: &RoomId,
     generation: &Generation,
@@ -51,6 +59,7 @@ async fn tell_those(
         let frame = Resync { room: room.clone(), generation: generation.clone() };
         let frame = serde_json::to_string(&frame).expect("two strings serialise");
         let subscribers = redis.subscribers(room).await?;
+        let subscribers = dismiss_outsiders(redis, postgres, room, subscribers).await?;
         let receivers: Vec<_> = subscribers.iter().filter(|subscriber| to_be_told(subscriber)).collect();
         let told = fan_out.tell(room, &frame, &receivers, deadline).await;
         if told.lost == 0 {
@@ -62,4 +71,21 @@ async fn tell_those(
     if let Err(error) = told {
         tracing::warn!(room.id = %room, cause = error.cause_chain(), "a room could not be told to read again");
     }
+}
+
+/// A Redis that went back has subscribers again who were removed since. Nobody else would find out: their connections are
+/// known, and a subscription is the proof that they may read.
+async fn dismiss_outsiders(
+    redis: &Redis,
+    postgres: &Postgres,
+    room: &RoomId,
+    mut subscribers: Vec<Subscriber>,
+) -> Result<Vec<Subscriber>> {
+    let users: BTreeSet<UserId> = subscribers.iter().map(|subscriber| subscriber.user).collect();
+    let users: Vec<UserId> = users.into_iter().collect();
+    for outsider in postgres.outsiders(room, &users).await? {
+        redis.expel(room, outsider).await?;
+        subscribers.retain(|subscriber| subscriber.user != outsider);
+    }
+    Ok(subscribers)
 }

@@ -150,7 +150,7 @@ async fn is_answered(chat: &mut Chat) {
 
 #[tokio::test]
 async fn when_a_master_is_lost_the_conversation_goes_on_in_one_order_and_without_duplicates() {
-    TestApp::with([("PUSH_BUDGET_MS", "20000")])
+    TestApp::with([("PUSH_BUDGET_MS", "10000")])
         .redis_cluster()
         .run(async |app| {
             app.expect_failures();

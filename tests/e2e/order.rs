@@ -46,7 +46,7 @@ impl Writer {
 
 /// A Banter that gives up no push on a machine with much else to do.
 fn patient() -> Setup {
-    TestApp::with([("PUSH_BUDGET_MS", "20000")])
+    TestApp::with([("PUSH_BUDGET_MS", "10000")])
 }
 
 /// With no faults every event comes by push as often as it was sent: what a reading of a gap would fill in is there

@@ -36,7 +36,7 @@ async fn a_receiver_that_is_gone_without_a_word_is_forgotten_by_the_next_message
 #[tokio::test]
 async fn a_push_that_is_refused_for_a_while_is_tried_again() {
     // Longer than the test needs to see two refusals.
-    TestApp::with([("PUSH_BUDGET_MS", "20000")])
+    TestApp::with([("PUSH_BUDGET_MS", "10000")])
         .run(async |app| {
             app.expect_failures();
             let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;
@@ -132,7 +132,7 @@ async fn a_push_that_got_lost_shows_as_a_gap_at_the_next_one() {
 async fn a_function_that_is_killed_in_mid_send_loses_nothing_that_was_acked() {
     /// So many sends are cut off between the log and the ack, the one place where a repeat has something to find.
     const CUT_OFF: u64 = 3;
-    TestApp::with([("PUSH_BUDGET_MS", "20000")])
+    TestApp::with([("PUSH_BUDGET_MS", "10000")])
         .run(async |app| {
             app.expect_failures();
             let (room, (_, mut at_ada), (_, mut at_bob)) = app.two_in_a_room().await;

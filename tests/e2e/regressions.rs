@@ -344,7 +344,7 @@ async fn one_stale_connection_does_not_fail_a_whole_fan_out() {
 async fn all_work_is_awaited_before_the_answer() {
     const READERS: usize = 3;
     // A Lambda is frozen after its answer: what is not done by then may be done in an hour, or never.
-    TestApp::with([("FANOUT_DIRECT", "3"), ("PUSH_BUDGET_MS", "20000")])
+    TestApp::with([("FANOUT_DIRECT", "3"), ("PUSH_BUDGET_MS", "10000")])
         .run(async |app| {
             let (ada, bob) = (app.user("Ada").await, app.user("Bob").await);
             let (small, big) = (ada.make_public_room().await, ada.make_public_room().await);

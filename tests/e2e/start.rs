@@ -79,7 +79,7 @@ async fn a_variable_that_is_absent_or_bad_is_named_and_its_value_is_not_repeated
         check(function, "CONNECTIONS_URL", None, "is not set").await;
         check(function, "CONNECTIONS_URL", Some("hunter2.example.com"), "must be an https:// URL").await;
         check(function, "CONNECTIONS_URL", Some("https://"), "must be an https:// URL").await;
-        check(function, "PUSH_BUDGET_MS", Some("soon"), "must be a whole number from 1 to 20000").await;
+        check(function, "PUSH_BUDGET_MS", Some("soon"), "must be a whole number from 1 to 10000").await;
     }
     for (function, queue) in
         [("message", "ARCHIVE_QUEUE_URL"), ("message", "FANOUT_QUEUE_URL"), ("fanout", "FANOUT_QUEUE_URL")]

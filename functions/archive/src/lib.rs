@@ -195,7 +195,15 @@ async fn compare(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<usize>
         Settled::Begun { length, generation, generations } => {
             // First, for Redis may forget it again.
             app.postgres.remember(room, generations).await?;
-            resync::tell(&app.redis, &app.fan_out, room, &generation, Instant::now() + RESYNC_BUDGET).await;
+            resync::tell(
+                &app.redis,
+                &app.postgres,
+                &app.fan_out,
+                room,
+                &generation,
+                Instant::now() + RESYNC_BUDGET,
+            )
+            .await;
             Ok(length)
         }
     }

@@ -33,7 +33,7 @@ pub(crate) async fn trim(app: &App, room: &RoomId, surplus: usize) -> Result<()>
         let Some(last) = oldest.last() else { break };
         // What has to stay is passed over, and what comes behind one that is too young is younger.
         after = last.position();
-        let is_last = OffsetDateTime::now_utc() < after.at() + SETTLED_AFTER;
+        let is_last = OffsetDateTime::now_utc() - SETTLED_AFTER < after.at();
         left = if is_last { 0 } else { left.saturating_sub(oldest.len()) };
         let removable = removable(app, room, oldest).await?;
         app.redis.trim(room, &removable).await?;
@@ -48,7 +48,7 @@ async fn removable(app: &App, room: &RoomId, oldest: Vec<Entry>) -> Result<Vec<(
         match entry {
             Entry::Event(record) => {
                 places.push((record.position, record.event.event));
-                if record.position.at() + QUEUE_RETENTION < OffsetDateTime::now_utc() {
+                if record.position.at() < OffsetDateTime::now_utc() - QUEUE_RETENTION {
                     abandoned.push(Arrival { record, again: false });
                 }
             }

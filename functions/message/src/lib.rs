@@ -36,12 +36,17 @@ use shared::{
     redis::{Admission, Redis},
 };
 
+use tokio::time::timeout;
+
 use actions::Action;
 use frame::Frame;
 use subscribers::SubscriberCache;
 
 /// How much wider the window is of the actions that are neither logged nor pushed.
 const OTHERS_FACTOR: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+
+/// So long a frame is worked on. The function would be killed after 25 s, and the gateway's error says less than ours.
+const LONGEST: Duration = Duration::from_secs(20);
 
 /// More connections than one user can have.
 const NO_LIMIT: usize = 1_000_000;
@@ -105,7 +110,8 @@ pub async fn handle(app: &App, event: Event, access: &mut Access) -> Answer {
         return Answer::reply(Referenced { reply: Reply::Error(failure), reference });
     };
     let speaker = Speaker { identity, connection: event.connection, request_id: event.request_id };
-    match reply(app, &speaker, action).await {
+    let replied = timeout(LONGEST, reply(app, &speaker, action)).await;
+    match replied.unwrap_or_else(|elapsed| Err(Error::unavailable("handling a frame", elapsed))) {
         Ok(reply) => Answer::reply(Referenced { reply, reference }),
         Err(error) => {
             access.log_cause(&error);

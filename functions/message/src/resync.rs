@@ -20,7 +20,7 @@ pub(crate) async fn tell_if(
     deadline: Instant,
 ) {
     if forgotten {
-        resync::tell(&app.redis, &app.fan_out, room, generation, deadline).await;
+        resync::tell(&app.redis, &app.postgres, &app.fan_out, room, generation, deadline).await;
     }
 }
 
@@ -34,6 +34,6 @@ pub(crate) async fn tell_others_if(
     deadline: Instant,
 ) {
     if forgotten {
-        resync::tell_others(&app.redis, &app.fan_out, room, generation, knows, deadline).await;
+        resync::tell_others(&app.redis, &app.postgres, &app.fan_out, room, generation, knows, deadline).await;
     }
 }

@@ -46,6 +46,7 @@ pub(crate) async fn read(
     let log = app.redis.page(&room.id, cursor, limit).await?;
     let known = app.postgres.known(&room.id).await?;
     // What Redis has forgotten, Postgres has or will have.
+    let newest = log.head.as_ref().and_then(|head| head.last).max(Some(known.newest));
     let trusted = log.head.filter(|head| !head.disagrees_with(&known));
     let since = trusted.map_or(Position::END, |head| head.since);
     let part = |more| LogPart { since, events: log.events, more };
@@ -61,7 +62,7 @@ pub(crate) async fn read(
             let before = cursor.before();
             page = history::messages_before(&app.postgres, &room.id, before, limit, part(log.older)).await?;
             older = page.more;
-            newer = log.newer || (before <= since && before <= known.newest);
+            newer = Some(before) <= newest;
         }
     }
     let first = page.events.first().filter(|_| older).map(|event| event.position.to_string());

@@ -25,8 +25,6 @@ pub struct Record {
     pub receipt: String,
     /// How often it was received, this time included; SQS calls it approximate.
     pub receives: u32,
-    /// When it was sent, in milliseconds since 1970.
-    pub sent_ms: u64,
 }
 
 /// The messages that come again: those that are not named are done, and deleted.
@@ -34,11 +32,6 @@ pub struct Record {
 pub struct Failures(Vec<String>);
 
 impl Failures {
-    /// Lets a message come again.
-    pub fn add(&mut self, record: &Record) {
-        self.0.push(record.id.clone());
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -106,13 +99,11 @@ async fn serve(
 fn record(message: SqsMessage) -> Record {
     let number = |name: &str| message.attributes.get(name).and_then(|value| value.parse::<u64>().ok());
     let receives = number("ApproximateReceiveCount").unwrap_or(1);
-    let sent_ms = number("SentTimestamp").unwrap_or_default();
     Record {
         id: message.message_id.unwrap_or_default(),
         body: message.body.unwrap_or_default(),
         receipt: message.receipt_handle.unwrap_or_default(),
         receives: u32::try_from(receives).unwrap_or(u32::MAX),
-        sent_ms,
     }
 }
 
@@ -158,7 +149,6 @@ mod tests {
                 body: format!("body of {id}"),
                 receipt: format!("receipt of {id}"),
                 receives,
-                sent_ms: 1_520_621_625_029,
             };
             assert_eq!(batch, [expected("a", 1), expected("b", 7)]);
             Failures::default()

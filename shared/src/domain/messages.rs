@@ -152,6 +152,14 @@ impl Position {
         Self { milliseconds: milliseconds.unsigned_abs(), sequence: sequence.unsigned_abs() }
     }
 
+    /// The smallest position after this one.
+    pub fn following(self) -> Self {
+        match self.sequence.checked_add(1) {
+            Some(sequence) => Self { sequence, ..self },
+            None => Self { milliseconds: self.milliseconds.saturating_add(1), sequence: 0 },
+        }
+    }
+
     /// How far apart two positions are in time.
     pub fn distance(self, other: Self) -> Duration {
         Duration::from_millis(self.milliseconds.abs_diff(other.milliseconds))

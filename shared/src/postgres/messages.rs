@@ -131,7 +131,7 @@ impl Postgres {
     /// [`REPEAT_WINDOW`] is another message. An event whose target is not there yet waits as a row like any other.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Postgres is away: then nothing is stored.
+    /// [`Error::Unavailable`] if Postgres is away: all of it is stored then, or nothing.
     pub async fn store(&self, arrivals: &[Arrival]) -> Result<Stored> {
         self.link
             .run_whole("storing events", async |connection| {
@@ -145,6 +145,27 @@ impl Postgres {
                 let rooms = batch.rooms.iter().map(|room| room.as_str().to_owned()).collect::<Vec<_>>();
                 let known = known(connection, &rooms).await?;
                 Ok(batch.finish(known, &lost, deleted))
+            })
+            .await
+    }
+
+    /// Who of these users may not hear of a room: all of them once it has ended, nobody of a public one.
+    pub async fn outsiders(&self, room: &RoomId, users: &[UserId]) -> Result<Vec<UserId>> {
+        let users: Vec<Uuid> = users.iter().map(|user| user.as_uuid()).collect();
+        self.link
+            .run("looking who may hear of a room", async |connection| {
+                let outsiders = sqlx::query_scalar!(
+                    r#"select distinct u.id as "id!"
+                       from unnest($2::uuid[]) as u (id)
+                       join rooms r on r.id = $1
+                       left join members m on m.room_id = r.id and m.user_id = u.id and m.removed_at is null
+                       where r.deleted_at is not null or (r.kind = 'private' and m.user_id is null)"#,
+                    room.as_str(),
+                    &users,
+                )
+                .fetch_all(connection)
+                .await?;
+                Ok(outsiders.into_iter().map(UserId::new).collect())
             })
             .await
     }
@@ -308,8 +329,9 @@ impl Postgres {
         order: Order,
         limit: usize,
     ) -> Result<Stretch> {
-        let ((after_ms, after_n), (before_ms, before_n)) = (after.to_store(), before.to_store());
-        let (until_ms, until_n) = until.to_store();
+        // One bound above, and not two: from two Postgres would begin at the wrong one, perhaps far away.
+        let (after_ms, after_n) = after.to_store();
+        let (before_ms, before_n) = before.min(until.following()).to_store();
         self.link
             .run("reading messages", async |connection| {
                 // One of the two parts is never run. Each reads as much of the index as the page holds.
@@ -317,18 +339,18 @@ impl Postgres {
                     EventRow,
                     r#"with page as (
                          (select * from messages
-                          where $9 and room_id = $1 and kind = 'message'
+                          where $7 and room_id = $1 and kind = 'message'
                             and (position_ms, position_n) > ($2, $3)
-                            and (position_ms, position_n) < ($4, $5) and (position_ms, position_n) <= ($6, $7)
+                            and (position_ms, position_n) < ($4, $5)
                           order by position_ms desc, position_n desc
-                          fetch first ($8) rows with ties)
+                          fetch first ($6) rows with ties)
                          union all
                          (select * from messages
-                          where not $9 and room_id = $1 and kind = 'message'
+                          where not $7 and room_id = $1 and kind = 'message'
                             and (position_ms, position_n) > ($2, $3)
-                            and (position_ms, position_n) < ($4, $5) and (position_ms, position_n) <= ($6, $7)
+                            and (position_ms, position_n) < ($4, $5)
                           order by position_ms, position_n
-                          fetch first ($8) rows with ties)
+                          fetch first ($6) rows with ties)
                        )
                        select p.event_id as "event_id!", p.position_ms as "position_ms!", p.position_n as "position_n!",
                               p.previous_ms, p.previous_n, p.kind as "kind!", p.author_id as "author_id!",
@@ -360,15 +382,13 @@ impl Postgres {
                            group by emoji
                          ) each
                        ) reactions on true
-                       order by case when $9 then -p.position_ms else p.position_ms end,
-                                case when $9 then -p.position_n else p.position_n end"#,
+                       order by case when $7 then -p.position_ms else p.position_ms end,
+                                case when $7 then -p.position_n else p.position_n end"#,
                     room.as_str(),
                     after_ms,
                     after_n,
                     before_ms,
                     before_n,
-                    until_ms,
-                    until_n,
                     rows(limit),
                     order == Order::NewestFirst,
                 )
@@ -705,6 +725,14 @@ impl<'a> Batch<'a> {
         for (room, settlement) in deleted {
             add(&room, settlement);
         }
+        for StoredRoom { events, .. } in stored.rooms.values_mut() {
+            // What this very batch has deleted is in it twice, and once as it was found.
+            let gone: HashSet<EventId> =
+                events.iter().filter(|event| event.gone).map(|event| event.stored).collect();
+            for event in events {
+                event.gone |= gone.contains(&event.stored);
+            }
+        }
         stored
     }
 }
@@ -916,12 +944,22 @@ async fn delete_texts(
     let (rooms, messages): (Vec<String>, Vec<Uuid>) =
         deletions.iter().map(|(room, message)| (room.as_str().to_owned(), message.as_uuid())).unzip();
     let rows = sqlx::query!(
-        "update messages m set text = null
-         from unnest($1::text[], $2::uuid[]) as d (room_id, message_id)
-         where m.room_id = d.room_id
-           and ((m.kind = 'message' and m.event_id = d.message_id)
-             or (m.kind = 'edited' and m.target_id = d.message_id))
-         returning m.room_id, m.event_id, m.logged_as, m.position_ms, m.position_n",
+        // Two ways into the index, side by side: with an "or" between them Postgres would read the whole room.
+        r#"update messages m set text = null
+           from (
+             select e.room_id, e.event_id
+             from unnest($1::text[], $2::uuid[]) as d (room_id, message_id)
+             join messages e
+               on e.room_id = d.room_id and e.event_id = d.message_id and e.kind = 'message'
+             union all
+             select e.room_id, e.event_id
+             from unnest($1::text[], $2::uuid[]) as d (room_id, message_id)
+             join messages e
+               on e.room_id = d.room_id and e.target_id = d.message_id and e.kind = 'edited'
+           ) gone
+           where m.room_id = gone.room_id and m.event_id = gone.event_id
+           returning m.room_id as "room_id!", m.event_id as "event_id!", m.logged_as,
+                     m.position_ms as "position_ms!", m.position_n as "position_n!""#,
         &rooms,
         &messages,
     )

@@ -293,12 +293,27 @@ pub fn cut_to_size(mut events: Vec<Event>, keep: Keep) -> serde_json::Result<(Ve
         Keep::Oldest => sizes.iter().take_while(&mut fits).count(),
         Keep::Newest => sizes.iter().rev().take_while(&mut fits).count(),
     };
+    let kept = kept_of(&events, keep, kept);
     let cut = events.len() - kept;
     match keep {
         Keep::Oldest => events.truncate(kept),
         Keep::Newest => drop(events.drain(..cut)),
     }
     Ok((events, 0 < cut))
+}
+
+/// How many of so many are kept if the cut may not fall between two events at one position, since a cursor is a position.
+/// Two lives of a log may have given the same one.
+fn kept_of(events: &[Event], keep: Keep, most: usize) -> usize {
+    let is_between = |kept: usize| {
+        let cut = match keep {
+            Keep::Oldest => kept,
+            Keep::Newest => events.len() - kept,
+        };
+        0 < cut && cut < events.len() && events[cut - 1].position == events[cut].position
+    };
+    // Rather cut there than keep nothing.
+    (1..=most).rev().find(|kept| !is_between(*kept)).unwrap_or(most)
 }
 
 /// What an event takes in a list, with the comma behind it.
@@ -371,6 +386,24 @@ mod tests {
             assert!(bytes <= LARGEST_REPLY_BYTES, "{bytes} bytes");
             let one_more = size_bytes(&all[0]).expect("serialises");
             assert!(LARGEST_REPLY_BYTES < bytes + one_more + 2 * 1024, "another one would fit");
+        }
+    }
+
+    #[test]
+    fn a_page_is_not_cut_between_two_events_at_one_position() {
+        let mut all = page((0..50).map(|n| format!("{n}{}", "\"\\".repeat(1_900))));
+        for keep in [Keep::Oldest, Keep::Newest] {
+            let (kept, _) = cut_to_size(all.clone(), keep).expect("serialises");
+            let (end, next) = match keep {
+                Keep::Oldest => (kept.len() - 1, kept.len()),
+                Keep::Newest => (all.len() - kept.len(), all.len() - kept.len() - 1),
+            };
+            let other = all[next].position;
+            all[next].position = all[end].position;
+            let (fewer, cut) = cut_to_size(all.clone(), keep).expect("serialises");
+            assert!(cut);
+            assert_eq!(fewer.len(), kept.len() - 1);
+            all[next].position = other;
         }
     }
 

@@ -3,7 +3,7 @@
 use redis::Value;
 
 use super::{
-    Call, Redis, keys,
+    Call, MOST_ARGUMENTS, Redis, keys,
     rooms::{Answer, Head, fresh, parse_body},
 };
 use crate::{
@@ -16,6 +16,10 @@ use crate::{
     protocol::{frames::EventBody, queue::ArchiveRecord},
 };
 
+/// How many events are compared by one run of the script: each takes a key and six arguments, and [`MOST_ARGUMENTS`] hold
+/// for both together.
+const MOST_SETTLED: usize = MOST_ARGUMENTS / 8;
+
 /// What came of a comparison of a room's head with what Postgres knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compared {
@@ -23,8 +27,6 @@ pub enum Compared {
     Unchanged,
     /// A generation has begun.
     Begun {
-        /// The generation.
-        generation: Generation,
         /// How many there have been.
         generations: u64,
     },
@@ -100,10 +102,7 @@ impl Redis {
         if answer.next::<String>()? == "unchanged" {
             return Ok(Compared::Unchanged);
         }
-        Ok(Compared::Begun {
-            generation: Generation::from_store(answer.next()?),
-            generations: answer.next()?,
-        })
+        Ok(Compared::Begun { generations: answer.next()? })
     }
 
     /// Compares events that Postgres has just stored with the log. Takes out what Postgres has elsewhere or no more, and
@@ -112,8 +111,26 @@ impl Redis {
     /// # Errors
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn settle(&self, room: &RoomId, stored: &StoredRoom) -> Result<Settled> {
+        let mut parts = stored.events.chunks(MOST_SETTLED);
+        let mut settled = self.settle_part(room, stored, parts.next().unwrap_or_default()).await?;
+        for part in parts {
+            let next = self.settle_part(room, stored, part).await?;
+            // One that has begun a generation is not outdone by one that has not.
+            if !matches!((&settled, &next), (Settled::Begun { .. }, Settled::Agrees { .. })) {
+                settled = next;
+            }
+        }
+        Ok(settled)
+    }
+
+    async fn settle_part(
+        &self,
+        room: &RoomId,
+        stored: &StoredRoom,
+        events: &[Settlement],
+    ) -> Result<Settled> {
         const OPERATION: &str = "comparing what was stored with the log";
-        let StoredRoom { known, lost, events } = stored;
+        let StoredRoom { known, lost, .. } = stored;
         let sent = events.iter().map(|event| keys::sent(room, event.logged));
         let keys = [keys::head(room), keys::log(room)].into_iter().chain(sent);
         let call = Call::of(&self.scripts.settle, keys)

@@ -356,7 +356,10 @@ impl Redis {
     /// [`Error::Unavailable`] if Redis is away.
     pub async fn expel(&self, room: &RoomId, user: UserId) -> Result<()> {
         let keys = [keys::head(room), keys::subscribers(room), keys::online(room)];
-        let call = Call::of(&self.scripts.expel, keys).arg(user.to_string()).arg(fresh()?);
+        let call = Call::of(&self.scripts.expel, keys)
+            .arg(user.to_string())
+            .arg(fresh()?)
+            .arg(self.room_lifetime_seconds);
         let _: u64 = self.run(call, "expelling a member").await?;
         Ok(())
     }

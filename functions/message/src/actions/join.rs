@@ -93,7 +93,7 @@ impl Join {
             return Ok(true);
         }
         let compared = app.redis.compare(&self.room, &joined.head, &known, &speaker.connection).await?;
-        if let Compared::Begun { generations, .. } = compared {
+        if let Compared::Begun { generations } = compared {
             // Redis may forget it again.
             app.postgres.remember(&self.room, generations).await?;
         }

@@ -4,7 +4,7 @@
 -- ARGV    1 the generation that was read, 2 fresh generation, 3 newest position that Postgres has, 4 count of generations
 --         that Postgres knows of, 5 the connection that need not be told, 6 seconds for which the room stays after its
 --         last use
--- answer  {'unchanged'} they agree, or another generation has begun meanwhile; {'begun', generation, count}
+-- answer  {'unchanged'} they agree, or another generation has begun meanwhile; {'begun', count}
 
 local head = check_head(KEYS[1], KEYS[2], ARGV[2])
 if not head or head.generation ~= ARGV[1] then return {'unchanged'} end
@@ -18,4 +18,4 @@ local others = redis.call('HLEN', KEYS[3]) - redis.call('HEXISTS', KEYS[3], ARGV
 count = math.max(head.count, count) + 1
 begin_generation(KEYS[1], KEYS[2], ARGV[2], count, since, latest(head.last, newest), 0 < others)
 keep({KEYS[1], KEYS[2]}, ARGV[6])
-return {'begun', ARGV[2], count}
+return {'begun', count}

@@ -1,9 +1,10 @@
 -- Ends all subscriptions of a user who is a member no more, and makes joins that are under way check again.
 -- KEYS    1 head, 2 subscribers, 3 online
--- ARGV    1 user, 2 fresh version
+-- ARGV    1 user, 2 fresh version, 3 seconds for which the room stays after its last use
 -- answer  how many connections had joined
 
 redis.call('HSET', KEYS[1], 'access', ARGV[2])
+keep({KEYS[1]}, ARGV[3])
 -- Looking through a large room is only worth it for somebody who is in it.
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then return 0 end
 

@@ -29,6 +29,8 @@ if redis.call('HSET', KEYS[3], ARGV[1], ARGV[2] .. ' ' .. now) == 1 then
   redis.call('HSET', KEYS[4], ARGV[2], string.format('%d %s', tonumber(count) + 1, ARGV[3]))
   redis.call('HSET', KEYS[1], 'subscribers', ARGV[5])
 end
+-- A head that was lost has taken the version with it.
+redis.call('HSETNX', KEYS[1], 'subscribers', ARGV[5])
 keep(KEYS, ARGV[14])
 local online = redis.call('HLEN', KEYS[4])
 

@@ -10,6 +10,8 @@ local head = read_head(KEYS[1])
 if head and not is_last(KEYS[2], head.last) then head = false end
 -- A connection that asks joins again then, and that is how it is found out what there is.
 if ARGV[5] ~= '' and (not head or redis.call('HEXISTS', KEYS[3], ARGV[5]) == 0) then return {'not_joined'} end
+-- The same with one that has seen more than there is: Redis has gone back.
+if ARGV[5] ~= '' and ARGV[1] == 'after' and before(head.last or '0-0', ARGV[2]) then return {'not_joined'} end
 if not head then head = {generation = false, last = false, since = UNKNOWN, count = 0} end
 local most, bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 

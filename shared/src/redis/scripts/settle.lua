@@ -42,14 +42,15 @@ if head.count < count then forget(ARGV[3]) end
 
 for index = 1, events do
   local stored, sent = event(index), KEYS[index + 2]
-  local given, previous = string.match(redis.call('GET', sent) or '', '^(%S+) (%S*)$')
+  local given = string.match(redis.call('GET', sent) or '', '^(%S+) ')
 
   local function is_elsewhere(place) return stored.renamed or place ~= stored.position end
   local function take_out(place)
     if not (is_elsewhere(place) or stored.gone) or event_at(KEYS[2], place) ~= stored.name then return end
     redis.call('XDEL', KEYS[2], place)
     forget(place)
-    if given and not stored.renamed then redis.call('SET', sent, stored.position .. ' ' .. previous, 'KEEPTTL') end
+    -- What came before it at its place, this log does not know.
+    if given and not stored.renamed then redis.call('SET', sent, stored.position .. ' ', 'KEEPTTL') end
   end
 
   for place in string.gmatch(stored.places, '%S+') do
