@@ -83,11 +83,9 @@ async fn main() -> Result<ExitCode> {
     app.stop().await;
     let verdict = judged.unwrap_or_else(|panic| resume_unwind(panic));
     shown.bar.finish_and_clear();
-    print(&format!(
-        "`./dev chaos --minutes {} --seed {seed}`\n\n{}",
-        arguments.minutes,
-        verdict.table(driver.made())
-    ));
+    let on_cluster = if arguments.cluster { " --cluster" } else { "" };
+    let command = format!("./dev chaos --minutes {} --seed {seed}{on_cluster}", arguments.minutes);
+    print(&format!("`{command}`\n\n{}", verdict.table(driver.made())));
     if !is_good {
         print(&verdict.offenders());
     }
