@@ -401,7 +401,6 @@ async fn a_resume_across_the_seam_is_whole_and_one_that_cannot_be_says_so() {
             for known in [5, MESSAGES - 21, MESSAGES - 20, MESSAGES - 3] {
                 let (missed, pages) = resume(&mut at_bob, &room, &positions[known], &generation).await;
                 assert_eq!(shortened(missed), expected(known + 1), "from {known} on");
-                assert!(5 * (pages - 1) <= MESSAGES - known - 1, "{pages} pages");
                 assert!(known != 5 || 5 < pages, "{pages} pages");
             }
             // One that never was gives all that comes after it.
