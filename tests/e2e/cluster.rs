@@ -125,15 +125,8 @@ impl Writer {
 
 /// The names of the events in the room, in its order.
 async fn whole_log(user: &User, room: &str) -> Vec<String> {
-    let (mut names, mut after) = (Vec::new(), "0-0".to_owned());
-    loop {
-        let page = user.get(&format!("/rooms/{room}/messages?after={after}&limit=200")).await.expect(200);
-        names.extend(page["messages"].as_array().expect("a list").iter().map(|event| text(&event["event"])));
-        match page.get("next") {
-            Some(next) => after = text(next),
-            None => return names,
-        }
-    }
+    let log = user.read_forwards(room, 200).await;
+    log.iter().map(|event| text(&event["event"])).collect()
 }
 
 /// Waits until a socket is answered: it may be the first to notice that its function's line to Redis is dead.

@@ -6,13 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_sqs::{
-    Client,
-    config::{Config, Credentials, Region},
-    types::{QueueAttributeName, SendMessageBatchRequestEntry},
-};
 use redis::AsyncCommands;
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
     chat::{Chat, texts_of},
     test_app::{Setup, TestApp, eventually},
@@ -36,44 +31,9 @@ async fn readers(user: &User, room: &str, count: usize) -> Vec<(Chat, View)> {
     readers
 }
 
-fn sqs(app: &TestApp) -> Client {
-    let config = Config::builder()
-        .behavior_version_latest()
-        .endpoint_url(&app.aws.endpoints.sqs)
-        .region(Region::from_static("eu-central-1"))
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .build();
-    Client::from_conf(config)
-}
-
-fn queue_url(app: &TestApp, queue: &str) -> String {
-    format!("{}/000000000000/local-{queue}", app.aws.endpoints.sqs)
-}
-
-/// Waits until nothing is in a queue, and no call of its function is under way.
-async fn drained(app: &TestApp, queue: &str) {
-    let (client, url) = (sqs(app), queue_url(app, queue));
-    eventually("the queue is empty", async || {
-        let ask = client.get_queue_attributes().queue_url(&url).attribute_names(QueueAttributeName::All);
-        let answer = ask.send().await.expect("SQS answers");
-        let attributes = answer.attributes.expect("there are attributes");
-        let counts = attributes.iter().filter(|(name, _)| name.as_str().starts_with("ApproximateNumber"));
-        if counts.clone().all(|(_, count)| count == "0") { Ok(()) } else { Err(format!("{attributes:?}")) }
-    })
-    .await;
-}
-
-/// The lines that a function has written for its calls.
-fn calls(app: &TestApp, function: &str) -> Vec<Value> {
-    let log = app.aws.log();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["message"] == "call" && line["function"] == function).collect()
-}
-
 /// How often something was put into a queue.
 fn puts(app: &TestApp, queue: &str) -> usize {
-    let log = app.aws.log();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines = app.log_lines().into_iter();
     let route = format!("SendMessageBatch local-{queue}");
     lines.filter(|line| line["route"] == route && line["status"] == 200).count()
 }
@@ -95,7 +55,7 @@ async fn in_a_big_room_everybody_is_pushed_every_message_once_and_sees_the_one_o
             for (chat, view) in &mut readers {
                 view.wait_for_pushes(chat, &acked).await;
             }
-            drained(app, "FanoutQueue").await;
+            app.queue_has("FanoutQueue", 0).await;
             for (chat, view) in &mut readers {
                 view.settle(chat).await;
                 assert_eq!(view.names(), acked);
@@ -103,7 +63,7 @@ async fn in_a_big_room_everybody_is_pushed_every_message_once_and_sees_the_one_o
             }
             assert!(at_ada.pushed_before_now().await.is_empty(), "the ack is enough for the sender");
 
-            let lines = calls(app, "fanout");
+            let lines = app.calls_of("fanout");
             // Three slices for each message: five, five and two receivers.
             let records: u64 = lines.iter().filter_map(|line| line["records"].as_u64()).sum();
             assert_eq!(
@@ -141,7 +101,7 @@ async fn in_a_big_room_one_who_is_gone_is_forgotten_and_costs_the_others_nothing
             while subscribers().await != READERS {
                 assert!(acked.len() < 1_000, "he is never forgotten");
                 acked.push(text(&at_ada.send(&room, &acked.len().to_string()).await["event"]));
-                drained(app, "FanoutQueue").await;
+                app.queue_has("FanoutQueue", 0).await;
             }
             acked.push(text(&at_ada.send(&room, "And now we are fewer").await["event"]));
             for (chat, view) in &mut readers {
@@ -150,7 +110,7 @@ async fn in_a_big_room_one_who_is_gone_is_forgotten_and_costs_the_others_nothing
             }
             app.aws.faults(&json!({})).await.expect("faults are cleared");
             let failed: Vec<_> =
-                calls(app, "fanout").into_iter().filter(|line| line["failed"] != 0).collect();
+                app.calls_of("fanout").into_iter().filter(|line| line["failed"] != 0).collect();
             assert!(failed.is_empty(), "{failed:?}");
         })
         .await;
@@ -179,7 +139,7 @@ async fn a_push_that_is_refused_for_long_comes_as_soon_as_it_is_not_without_bein
             let pushed = [at_bob.push().await, at_bob.push().await];
             let pushed: BTreeSet<_> = pushed.iter().map(|push| text(&push["event"])).collect();
             assert_eq!(pushed, acked.into_iter().collect());
-            drained(app, "FanoutQueue").await;
+            app.queue_has("FanoutQueue", 0).await;
             assert!(at_bob.pushed_before_now().await.is_empty(), "once each");
         })
         .await;
@@ -254,10 +214,9 @@ async fn while_the_fan_out_queue_refuses_a_sender_is_acknowledged_and_the_others
                 view.settle(chat).await;
                 assert_eq!(view.times_pushed(&text(&ack["event"])), 0);
             }
-            let log = app.aws.log();
-            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let warned = lines.find(|line| line["level"] == "WARN" && line["receivers"] == 6);
-            assert!(warned.is_some_and(|line| line["room.id"] == room.as_str()), "{log}");
+            let lines = app.log_lines();
+            let warned = lines.iter().find(|line| line["level"] == "WARN" && line["receivers"] == 6);
+            assert!(warned.is_some_and(|line| line["room.id"] == room.as_str()), "{lines:?}");
         })
         .await;
 }
@@ -287,16 +246,11 @@ async fn a_slice_that_cannot_be_read_or_is_too_old_harms_no_other() {
             slice("old", now_ms - LIFETIME_MS - 1_000).to_string(),
             slice("new", now_ms).to_string(),
         ];
-        let entries = bodies.iter().enumerate().map(|(number, body)| {
-            let entry = SendMessageBatchRequestEntry::builder().id(number.to_string()).message_body(body);
-            entry.build().expect("it has an id and a body")
-        });
-        let send = sqs(app).send_message_batch().queue_url(queue_url(app, "FanoutQueue"));
-        send.set_entries(Some(entries.collect())).send().await.expect("SQS takes them");
+        app.put("FanoutQueue", &bodies).await;
 
         assert_eq!(at_bob.push().await["generation"], "new");
         eventually("the others have been looked at", async || {
-            let failed: u64 = calls(app, "fanout").iter().filter_map(|line| line["failed"].as_u64()).sum();
+            let failed: u64 = app.calls_of("fanout").iter().filter_map(|line| line["failed"].as_u64()).sum();
             let log = app.aws.log();
             let told = log.matches("a slice cannot be posted").count();
             let dropped = log.matches("older than any connection").count();

@@ -119,15 +119,8 @@ async fn everybody_sees_every_message_once_and_in_the_one_order_whoever_writes_m
 }
 
 async fn whole_log(user: &User, room: &str) -> Vec<String> {
-    let (mut events, mut after) = (Vec::new(), "0-0".to_owned());
-    loop {
-        let page = user.get(&format!("/rooms/{room}/messages?after={after}&limit=200")).await.expect(200);
-        events.extend(page["messages"].as_array().expect("a list").iter().map(|event| text(&event["event"])));
-        match page.get("next") {
-            Some(next) => after = text(next),
-            None => return events,
-        }
-    }
+    let log = user.read_forwards(room, 200).await;
+    log.iter().map(|event| text(&event["event"])).collect()
 }
 
 #[tokio::test]

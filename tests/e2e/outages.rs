@@ -121,7 +121,7 @@ async fn a_redis_that_came_back_empty_is_noticed_by_those_who_resume() {
         works_again(&ada).await;
 
         let resume = json!({"action": "join", "room": room, "after": last, "generation": generation});
-        let resumed = eventually_asked(&mut at_ada, resume).await;
+        let resumed = at_ada.ask_until_available(resume).await;
         assert_eq!((&resumed["type"], &resumed["reset"]), (&json!("joined"), &json!(true)));
         assert_ne!(resumed["generation"], generation);
         at_ada.send(&room, "The first of a new life").await;
@@ -183,17 +183,6 @@ async fn redis_is_spoken_to_over_tls_by_every_function() {
         .await;
 }
 
-/// A warm function may hold a dead line to Redis: its first answer may be `unavailable`.
-async fn eventually_asked(chat: &mut Chat, frame: Value) -> Value {
-    for _ in 0..1_000 {
-        let reply = chat.ask(frame.clone()).await;
-        if reply["code"] != "unavailable" {
-            return reply;
-        }
-    }
-    panic!("it is never answered");
-}
-
 #[tokio::test]
 async fn a_redis_that_hangs_is_unavailable_and_not_waited_for() {
     TestApp::run(async |app| {
@@ -210,7 +199,7 @@ async fn a_redis_that_hangs_is_unavailable_and_not_waited_for() {
         works_again(&ada).await;
         // It may have been logged although nobody could say so: the repeat finds out, and it is there once.
         send_until_acked(&mut at_ada, &room, "Hello?", "1").await;
-        let joined = eventually_asked(&mut at_bob, json!({"action": "join", "room": room})).await;
+        let joined = at_bob.ask_until_available(json!({"action": "join", "room": room})).await;
         assert_eq!(texts_of(&joined), ["Before Redis hangs up", "Hello?"]);
     })
     .await;

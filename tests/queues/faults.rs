@@ -45,3 +45,18 @@ async fn a_queue_can_be_slow() -> Result<()> {
     assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
     Ok(())
 }
+
+#[tokio::test]
+async fn while_a_queue_is_at_fault_everything_goes_on_around_it() -> Result<()> {
+    /// So often, for it is by chance what stands still when a receiver keeps its thread for itself.
+    const MESSAGES: usize = 20;
+    let mut queues = Queues::start().await?;
+    queues.functions.script("worker", Instruction::Return(Value::Null));
+    queues.aws.faults(&json!({"sqs": {"delay_ms": 20}})).await?;
+    for n in 0..MESSAGES {
+        queues.send("work", &n.to_string()).await?;
+        assert_eq!(records(&queues.functions.next("worker").await)[0]["body"], n.to_string());
+    }
+    queues.empty("work").await;
+    Ok(())
+}
