@@ -32,6 +32,8 @@ const CONNECTIONS_PER_USER: usize = 100;
 const TEXT_BYTES: usize = 120;
 /// Deliveries that have not come so long after the last ack are lost.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often is looked whether deliveries have come.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// What one reader was shown.
 #[derive(Debug, Default)]
@@ -46,11 +48,17 @@ pub struct Room {
     began: Instant,
     writers: Vec<mpsc::UnboundedSender<Message>>,
     readers: Vec<JoinHandle<Result<Seen>>>,
-    acks: mpsc::UnboundedReceiver<u64>,
+    replies: mpsc::UnboundedReceiver<Replied>,
     received: Arc<AtomicU64>,
     finish: Arc<Notify>,
     next: u64,
     acked: Vec<u64>,
+}
+
+/// A reply to a frame.
+struct Replied {
+    number: u64,
+    at: Instant,
 }
 
 /// What all readers were shown together.
@@ -64,36 +72,54 @@ pub struct Audit {
     pub duplicated: u64,
 }
 
+impl Audit {
+    /// # Errors
+    /// Something was lost, or came twice.
+    pub fn expect_whole(self) -> Result<()> {
+        ensure!(self.lost == 0 && self.duplicated == 0, "{} lost, {} doubled", self.lost, self.duplicated);
+        Ok(())
+    }
+}
+
 impl Room {
     /// Opens `size` connections and joins them all to a new room.
     ///
     /// # Errors
     /// The stack refuses something.
     pub async fn open(stack: &Stack, size: usize) -> Result<Self> {
+        let id = stack.sign_up("Owner").await.make_public_room().await;
+        Self::enter(stack, &id, size).await
+    }
+
+    /// Opens `size` connections and joins them all to a room that is there.
+    ///
+    /// # Errors
+    /// The stack refuses something.
+    pub async fn enter(stack: &Stack, id: &str, size: usize) -> Result<Self> {
         let mut users = Vec::new();
         for number in 0..size.div_ceil(CONNECTIONS_PER_USER) {
-            users.push(
-                User::sign_up(&stack.api, &stack.aws.endpoints.websocket, &format!("Reader{number}")).await,
-            );
+            users.push(stack.sign_up(&format!("Reader{number}")).await);
         }
-        let id = users[0].make_public_room().await;
         let began = Instant::now();
         let received = Arc::new(AtomicU64::new(0));
         let finish = Arc::new(Notify::new());
-        let (acked, acks) = mpsc::unbounded_channel();
-        let url = &stack.aws.endpoints.websocket;
-        let (id_ref, users) = (&id, &users);
+        let (replied, replies) = mpsc::unbounded_channel();
+        let users = &users;
         let sockets: Vec<_> = stream::iter(0..size)
-            .map(|number| async move { join(url, &users[number / CONNECTIONS_PER_USER].token, id_ref).await })
+            .map(|number| async move {
+                let mut line = Line::open(stack, &users[number / CONNECTIONS_PER_USER]).await?;
+                line.ask(&json!({"action": "join", "room": id}), "joined").await?;
+                anyhow::Ok(line.socket)
+            })
             .buffered(HANDSHAKES)
             .try_collect()
             .await?;
         let mut room = Self {
-            id,
+            id: id.to_owned(),
             began,
             writers: Vec::new(),
             readers: Vec::new(),
-            acks,
+            replies,
             received: Arc::clone(&received),
             finish: Arc::clone(&finish),
             next: 0,
@@ -104,13 +130,18 @@ impl Room {
             room.writers.push(write);
             let reader = Reader {
                 began,
-                acked: acked.clone(),
+                replied: replied.clone(),
                 received: Arc::clone(&received),
                 finish: Arc::clone(&finish),
             };
             room.readers.push(tokio::spawn(reader.run(socket, to_write)));
         }
         Ok(room)
+    }
+
+    /// The room's id.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     fn size(&self) -> usize {
@@ -127,11 +158,63 @@ impl Room {
         self.writers[writer].send(Message::text(frame.to_string())).context("a connection has ended")
     }
 
-    async fn ack(&mut self) -> Result<u64> {
-        let ack = tokio::time::timeout(PATIENCE, self.acks.recv()).await.context("no ack comes")?;
-        let number = ack.context("all connections have ended")?;
-        self.acked.push(number);
-        Ok(number)
+    async fn reply(&mut self) -> Result<Replied> {
+        let reply = tokio::time::timeout(PATIENCE, self.replies.recv()).await.context("no reply comes")?;
+        reply.context("all connections have ended")
+    }
+
+    async fn ack(&mut self) -> Result<()> {
+        let reply = self.reply().await?;
+        self.acked.push(reply.number);
+        Ok(())
+    }
+
+    async fn all_acks(&mut self) -> Result<()> {
+        while (self.acked.len() as u64) < self.next {
+            self.ack().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends one message: the time until its ack came. Then waits until everybody has it.
+    ///
+    /// # Errors
+    /// A connection ends, or the ack stays out.
+    pub async fn send_alone(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.send(0, start)?;
+        let ack = self.reply().await?;
+        self.acked.push(ack.number);
+        self.wait_for(self.deliveries_since(0)).await;
+        Ok(ack.at - start)
+    }
+
+    /// Pings for this room: the time until the pong came.
+    ///
+    /// # Errors
+    /// The connection ends, or the pong stays out.
+    pub async fn ping(&mut self) -> Result<Duration> {
+        // No message has this number.
+        let frame = json!({"action": "ping", "positions": {&self.id: "0-0"}, "ref": u64::MAX.to_string()});
+        let start = Instant::now();
+        self.writers[0].send(Message::text(frame.to_string())).context("a connection has ended")?;
+        Ok(self.reply().await?.at - start)
+    }
+
+    /// Sends so many messages as fast as they are acknowledged, with so many under way at once.
+    ///
+    /// # Errors
+    /// A connection ends, or acks stay out.
+    pub async fn write(&mut self, messages: u64, under_way: u64) -> Result<()> {
+        let first = self.next;
+        while self.next < first + messages {
+            while self.next - self.acked.len() as u64 >= under_way {
+                self.ack().await?;
+            }
+            let writer = usize::try_from(self.next)? % self.size();
+            self.send(writer, Instant::now())?;
+        }
+        self.all_acks().await
     }
 
     /// Sends at a fixed rate, whatever the answers: `deliveries_per_second` over all readers.
@@ -150,14 +233,11 @@ impl Room {
             writer = (writer + 1) % self.size().min(10);
             due += pause;
         }
-        while (self.acked.len() as u64) < self.next {
-            self.ack().await?;
-        }
-        Ok(())
+        self.all_acks().await
     }
 
-    /// `writers` connections send one message after the other, each as soon as its last was acknowledged. Answers the
-    /// deliveries a second.
+    /// `writers` connections send one message after the other, each as soon as the last was acknowledged and readers keep
+    /// up: a big room's messages are acknowledged before they are delivered. Answers the deliveries a second.
     ///
     /// # Errors
     /// A connection ends, or acks stay out.
@@ -165,19 +245,23 @@ impl Room {
         let start = Instant::now();
         let before = self.received.load(Ordering::Relaxed);
         let first = self.next;
-        for writer in 0..writers {
-            self.send(writer, Instant::now())?;
-        }
+        // As many again may be on the last bit of the way, from the gateway to their readers.
+        let most_deliveries = 2 * writers as u64 * (self.size() as u64 - 1).max(1);
         // Whose turn it is can be told by any rule that keeps `writers` messages under way.
         let mut writer = 0;
         while start.elapsed() < duration {
-            self.ack().await?;
-            self.send(writer, Instant::now())?;
-            writer = (writer + 1) % writers;
+            let unacked = self.next - self.acked.len() as u64;
+            let undelivered = before + self.deliveries_since(first) - self.received.load(Ordering::Relaxed);
+            if unacked < writers as u64 && undelivered < most_deliveries {
+                self.send(writer, Instant::now())?;
+                writer = (writer + 1) % writers;
+            } else if 0 < unacked {
+                self.ack().await?;
+            } else {
+                tokio::time::sleep(GLANCE).await;
+            }
         }
-        while (self.acked.len() as u64) < self.next {
-            self.ack().await?;
-        }
+        self.all_acks().await?;
         let delivered = self.wait_for(before + self.deliveries_since(first)).await - before;
         Ok(delivered as f64 / start.elapsed().as_secs_f64())
     }
@@ -190,7 +274,7 @@ impl Room {
             if deliveries <= received || deadline < Instant::now() {
                 return received;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(GLANCE).await;
         }
     }
 
@@ -225,23 +309,37 @@ impl Room {
     }
 }
 
-async fn join(url: &str, token: &str, room: &str) -> Result<WebSocketStream<TcpStream>> {
-    let mut request = url.into_client_request()?;
-    request.headers_mut().insert("authorization", format!("Bearer {token}").parse()?);
-    let authority = request.uri().authority().context("the URL has a host")?.to_string();
-    let tcp = TcpStream::connect(authority).await?;
-    tcp.set_nodelay(true)?;
-    let (mut socket, _) = client_async(request, tcp).await.context("the handshake fails")?;
-    socket.send(Message::text(json!({"action": "join", "room": room}).to_string())).await?;
-    let reply = socket.next().await.context("the connection has ended")??;
-    let reply: Value = serde_json::from_str(reply.to_text()?)?;
-    ensure!(reply["type"] == "joined", "no join: {reply}");
-    Ok(socket)
+/// One connection, on which one frame is asked after the other.
+pub(super) struct Line {
+    socket: WebSocketStream<TcpStream>,
+}
+
+impl Line {
+    /// Opens one with the session's token.
+    pub(super) async fn open(stack: &Stack, user: &User) -> Result<Self> {
+        let mut request = stack.aws.endpoints.websocket.as_str().into_client_request()?;
+        request.headers_mut().insert("authorization", format!("Bearer {}", user.token).parse()?);
+        let authority = request.uri().authority().context("the URL has a host")?.to_string();
+        let tcp = TcpStream::connect(authority).await?;
+        tcp.set_nodelay(true)?;
+        let (socket, _) = client_async(request, tcp).await.context("the handshake fails")?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a frame and reads the next one, which must be the reply of this type.
+    pub(super) async fn ask(&mut self, frame: &Value, kind: &str) -> Result<Value> {
+        self.socket.send(Message::text(frame.to_string())).await?;
+        let reply = tokio::time::timeout(PATIENCE, self.socket.next()).await.context("no reply comes")?;
+        let reply = reply.context("the connection has ended")??;
+        let reply: Value = serde_json::from_str(reply.to_text()?)?;
+        ensure!(reply["type"] == kind, "not {kind}: {reply}");
+        Ok(reply)
+    }
 }
 
 struct Reader {
     began: Instant,
-    acked: mpsc::UnboundedSender<u64>,
+    replied: mpsc::UnboundedSender<Replied>,
     received: Arc<AtomicU64>,
     finish: Arc<Notify>,
 }
@@ -280,10 +378,11 @@ impl Reader {
             seen.messages
                 .push((number, u32::try_from(received_us.saturating_sub(sent_us)).unwrap_or(u32::MAX)));
             self.received.fetch_add(1, Ordering::Relaxed);
-        } else if frame.starts_with(r#"{"type":"ack""#) {
+        } else if frame.starts_with(r#"{"type":"ack""#) || frame.starts_with(r#"{"type":"pong""#) {
+            let at = Instant::now();
             let number = after(frame, r#""ref":""#)?.split('"').next().context("no ref")?.parse()?;
             // Nobody listens any more once the round is over.
-            let _ = self.acked.send(number);
+            let _ = self.replied.send(Replied { number, at });
         } else if frame.starts_with(r#"{"type":"error""#) {
             bail!("a send was refused: {frame}");
         }

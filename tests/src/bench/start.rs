@@ -10,6 +10,8 @@ use nix::{
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Plan, Stack, median};
 use crate::user::User;
@@ -36,9 +38,10 @@ pub struct StartFigures {
 /// The stack does not start, or a function fails.
 pub async fn measure(plan: &Plan, progress: impl Fn()) -> Result<Vec<StartFigures>> {
     let stack = Stack::start(&plan.functions).await?;
-    let user = User::sign_up(&stack.api, &stack.aws.endpoints.websocket, "Ada").await;
+    let user = stack.sign_up("Ada").await;
+    let room = user.make_public_room().await;
     let mut figures = Vec::new();
-    for (function, event) in events(&user) {
+    for (function, event) in events(&user, &room) {
         let (mut inits, mut firsts, mut warms) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..plan.rounds {
             for _ in 0..STARTS {
@@ -61,12 +64,13 @@ pub async fn measure(plan: &Plan, progress: impl Fn()) -> Result<Vec<StartFigure
 }
 
 /// How many functions are measured.
-pub const FUNCTIONS: usize = 8;
+pub const FUNCTIONS: usize = 10;
 
 /// An event for each function that makes it do its usual work with Redis and Postgres.
-fn events(user: &User) -> [(&'static str, Value); FUNCTIONS] {
+fn events(user: &User, room: &str) -> [(&'static str, Value); FUNCTIONS] {
     let session: String =
         Sha256::digest(user.token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let now_ms = OffsetDateTime::now_utc().unix_timestamp() * 1_000;
     let authorizer = json!({"principalId": user.id, "user": user.id, "name": user.name, "session": session});
     let websocket = |route: &str, event_type: &str, body: Option<&str>| {
         let context = json!({
@@ -95,6 +99,22 @@ fn events(user: &User) -> [(&'static str, Value); FUNCTIONS] {
         "headers": {"Authorization": bearer}, "multiValueHeaders": {"Authorization": [bearer]},
         "requestContext": websocket("$connect", "CONNECT", None)["requestContext"],
     });
+    let queued = |queue: &str, body: Value| {
+        let attributes = json!({"ApproximateReceiveCount": "1", "SentTimestamp": now_ms.to_string()});
+        json!({"Records": [{
+            "messageId": Uuid::from_u128(1), "receiptHandle": "bench", "body": body.to_string(),
+            "attributes": attributes, "messageAttributes": {}, "md5OfBody": "", "eventSource": "aws:sqs",
+            "eventSourceARN": format!("arn:aws:sqs:us-east-1:000000000000:local-{queue}"), "awsRegion": "us-east-1",
+        }]})
+    };
+    let event = json!({
+        "type": "message", "event": Uuid::from_u128(1), "from": {"id": user.id, "name": user.name}, "text": "hi",
+    });
+    let record = json!({"room": room, "position": format!("{now_ms}-0"), "previous": null, "event": event});
+    // To a connection that is gone.
+    let slice = json!({
+        "room": room, "frame": "{}", "receivers": [["bench-start-1=", user.id]], "attempt": 0, "made_at_ms": now_ms,
+    });
     [
         // The hash of a password would be most of the time, and says nothing about the start: this one stops before it.
         ("signup", http("POST", "/signup", Some("{}"))),
@@ -105,6 +125,8 @@ fn events(user: &User) -> [(&'static str, Value); FUNCTIONS] {
         ("connect", websocket("$connect", "CONNECT", None)),
         ("message", websocket("$default", "MESSAGE", Some(r#"{"action":"ping"}"#))),
         ("disconnect", websocket("$disconnect", "DISCONNECT", None)),
+        ("archive", queued("ArchiveQueue", record)),
+        ("fanout", queued("FanoutQueue", slice)),
     ]
 }
 
