@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     domain::{
@@ -10,7 +10,7 @@ use crate::{
         rooms::RoomId,
         users::UserId,
     },
-    error::Result,
+    error::{Error, Result},
     fanout::FanOut,
     postgres::Postgres,
     protocol::frames::Resync,
@@ -59,7 +59,10 @@ async fn tell_those(
         let frame = Resync { room: room.clone(), generation: generation.clone() };
         let frame = serde_json::to_string(&frame).expect("two strings serialise");
         let subscribers = redis.subscribers(room).await?;
-        let subscribers = dismiss_outsiders(redis, postgres, room, subscribers).await?;
+        // Chat does not wait for Postgres: should it be away, they are told by a later frame.
+        let dismissed = timeout_at(deadline, dismiss_outsiders(redis, postgres, room, subscribers)).await;
+        let subscribers = dismissed
+            .unwrap_or_else(|elapsed| Err(Error::unavailable("looking who may hear of a room", elapsed)))?;
         let receivers: Vec<_> = subscribers.iter().filter(|subscriber| to_be_told(subscriber)).collect();
         let told = fan_out.tell(room, &frame, &receivers, deadline).await;
         if told.lost == 0 {
