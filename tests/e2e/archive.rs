@@ -376,6 +376,7 @@ async fn history_is_read_without_seam_from_redis_into_postgres_in_both_direction
             enough.send(()).expect("Ada still writes");
             let (written, _at_ada) = writing.await.expect("the writer is well");
             assert!(60 < written, "it has grown");
+            stored(app).await;
             trimmed(app, &room, 20).await;
             assert_eq!(rows(app, &room).await, i64::try_from(written).expect("it fits"));
             assert_eq!(frames_forwards(&mut at_bob, &room, "0-0", 50).await, numbers(0..written));
