@@ -29,6 +29,7 @@ use shared::{
     redis::{Redis, Settled},
     resync,
 };
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// How many rooms of a batch are compared side by side.
@@ -96,12 +97,18 @@ type Again<'a> = BTreeSet<&'a str>;
 
 async fn read<'a>(app: &App, batch: &'a Batch, access: &Access) -> (Vec<Arrived<'a>>, Again<'a>) {
     let (mut arrived, mut again) = (Vec::new(), Again::new());
+    let now = OffsetDateTime::now_utc();
     for message in batch {
-        match ArchiveRecord::parse(&message.body) {
+        let record = ArchiveRecord::parse(&message.body).map_err(|unreadable| unreadable.to_string());
+        let checked = record.and_then(|record| match record.check(now) {
+            Ok(()) => Ok(record),
+            Err(reason) => Err(reason.to_owned()),
+        });
+        match checked {
             Ok(record) => {
                 arrived.push(Arrived { message, arrival: Arrival { record, again: 1 < message.receives } })
             }
-            Err(unreadable) => again.extend(bury(app, message, &unreadable.to_string(), access).await),
+            Err(reason) => again.extend(bury(app, message, &reason, access).await),
         }
     }
     (arrived, again)

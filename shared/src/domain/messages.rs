@@ -147,6 +147,12 @@ impl Position {
         (part(self.milliseconds), part(self.sequence))
     }
 
+    /// Whether Postgres can keep it as it is.
+    pub fn fits_store(self) -> bool {
+        let (milliseconds, sequence) = self.to_store();
+        Self::from_store(milliseconds, sequence) == self
+    }
+
     /// Takes a position that Postgres held.
     pub fn from_store(milliseconds: i64, sequence: i64) -> Self {
         Self { milliseconds: milliseconds.unsigned_abs(), sequence: sequence.unsigned_abs() }

@@ -2,11 +2,15 @@
 //!
 //! What a release writes the next one must read: a message may be 14 days old.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _};
 
-use super::frames::EventBody;
+use time::OffsetDateTime;
+
+use super::frames::{Content, EventBody};
 use crate::domain::{
-    messages::{ConnectionId, Position},
+    messages::{ClientId, ConnectionId, Position, Text},
     rooms::RoomId,
     users::UserId,
 };
@@ -88,7 +92,42 @@ impl ArchiveRecord {
     pub fn parse(body: &str) -> Result<Self, Unreadable> {
         parse(body)
     }
+
+    /// Whether this can be what a room's log has given, some time before `now`. Whoever can write to the queue, or moves
+    /// old messages back into it, could otherwise set a room's clock on for good: no log goes back behind what is stored.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, now: OffsetDateTime) -> Result<(), &'static str> {
+        let Self { position, previous, event, .. } = self;
+        if *position == Position::BEGINNING || previous.is_some_and(|previous| *position <= previous) {
+            return Err("its position does not follow on");
+        }
+        if now + CLOCKS_APART < position.at() || !position.fits_store() {
+            return Err("its position is in the future");
+        }
+        if LONGEST_NAME < event.from.name.chars().count() {
+            return Err("its author's name is too long");
+        }
+        let fits = match &event.content {
+            Content::Message { text, id, .. } => {
+                let id = id.as_ref().is_none_or(|id| ClientId::parse(id.as_str()).is_ok());
+                id && Text::parse(text.as_str()).is_ok()
+            }
+            Content::Edited { text, .. } => Text::parse(text.as_str()).is_ok(),
+            Content::Deleted { .. } => true,
+            Content::Reacted { emoji, .. } => emoji.len() <= LARGEST_EMOJI_BYTES,
+        };
+        if fits { Ok(()) } else { Err("it says more than an event can") }
+    }
 }
+
+/// How far Redis' clock may be ahead of a function's.
+const CLOCKS_APART: Duration = Duration::from_secs(24 * 60 * 60);
+/// First and last name and the space between them, in Unicode scalar values.
+const LONGEST_NAME: usize = 2 * 100 + 1;
+/// The largest emoji, a family of four with skin tones or a flag of a part of a country, takes less than half of it.
+const LARGEST_EMOJI_BYTES: usize = 128;
 
 impl FanoutSlice {
     /// The body of its message.
@@ -141,7 +180,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{configuration::FanoutSection, domain::messages::Text};
+    use crate::configuration::FanoutSection;
 
     /// What a queue takes at most: so many bytes with the smallest `MaximumMessageSize` that anybody would set. AWS takes 1
     /// MiB since 2025, and took 256 KiB before.
@@ -197,6 +236,39 @@ mod tests {
             assert_eq!(serde_json::from_str::<Value>(&body).expect("is JSON"), json);
             assert_eq!(ArchiveRecord::parse(&body), Ok(record));
         }
+    }
+
+    #[test]
+    fn a_record_that_no_log_can_have_given_is_refused() {
+        let now = OffsetDateTime::from_unix_timestamp(1_795_351_680).expect("is a time");
+        let mut sound = record("hi", "1", "Ada Lovelace");
+        sound["position"] = json!("1795351680123-0");
+        sound["previous"] = json!("1795351680122-7");
+        let check = |path: &str, value: Value| {
+            let mut record = sound.clone();
+            *record.pointer_mut(path).expect("is there") = value;
+            ArchiveRecord::parse(&record.to_string()).expect("is a record").check(now)
+        };
+        assert_eq!(check("/event/text", json!("hello")), Ok(()));
+        assert_eq!(check("/position", json!("1795438070000-0")), Ok(()), "clocks may be a day apart");
+        for (path, value) in [
+            ("/position", json!("1795438090000-0")),
+            ("/position", json!("9223372036854775807-0")),
+            ("/position", json!("18446744073709551615-18446744073709551615")),
+            ("/position", json!("1795351680123-18446744073709551615")),
+            ("/position", json!("1795351680122-7")),
+            ("/position", json!("1-0")),
+            ("/event/text", json!("x".repeat(4_001))),
+            ("/event/text", json!("")),
+            ("/event/id", json!("x".repeat(65))),
+            ("/event/from/name", json!("x".repeat(202))),
+        ] {
+            assert!(check(path, value.clone()).is_err(), "{path}: {value}");
+        }
+        sound["previous"] = Value::Null;
+        sound["position"] = json!("0-0");
+        let beginning = ArchiveRecord::parse(&sound.to_string()).expect("is a record");
+        assert!(beginning.check(now).is_err());
     }
 
     #[test]

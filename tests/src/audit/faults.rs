@@ -126,6 +126,12 @@ impl Fault {
         }
     }
 
+    /// Whether both can be at the same time. The local AWS does not start without Postgres.
+    pub fn goes_with(self, other: Self) -> bool {
+        let start = [Self::PostgresAway, Self::GatewayKilled];
+        self.part() != other.part() && !(start.contains(&self) && start.contains(&other))
+    }
+
     /// What the local AWS is told; nothing for what others break.
     fn in_local_aws(self, dice: &mut Dice) -> Option<(&'static str, Value)> {
         let killed = |function: &str, share: f64, dice: &mut Dice| {

@@ -1,7 +1,7 @@
 //! A room as a reader keeps it, through losses of Redis: the rules of the protocol, and what would break them.
 //!
 //! [`View`](crate::view::View) is the same for tests in which Redis forgets nothing. Nothing here waits or asks: the
-//! [reader](super::reader) does what a room says that is [to be done](Room::to_do).
+//! reader does what a room says that is [to be done](Room::to_do).
 
 use std::{
     collections::{HashMap, VecDeque},

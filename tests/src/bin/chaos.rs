@@ -135,7 +135,7 @@ fn choose(driver: &mut Driver, faults: &[Fault]) -> Vec<Fault> {
     let mut chosen: Vec<Fault> = Vec::new();
     for _ in 0..dice.within(1..MOST_AT_ONCE + 1) {
         let fault = *dice.one_of(faults);
-        if chosen.iter().all(|other| other.part() != fault.part()) {
+        if chosen.iter().all(|other| fault.goes_with(*other)) {
             chosen.push(fault);
         }
     }
