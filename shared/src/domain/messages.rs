@@ -171,6 +171,12 @@ impl Position {
         Duration::from_millis(self.milliseconds.abs_diff(other.milliseconds))
     }
 
+    /// The first position of a moment.
+    pub fn of_time(time: OffsetDateTime) -> Self {
+        let milliseconds = time.unix_timestamp_nanos() / 1_000_000;
+        Self { milliseconds: u64::try_from(milliseconds).unwrap_or_default(), sequence: 0 }
+    }
+
     /// When the event was logged, by Redis' clock: the position's own milliseconds, so it never goes back within a room.
     pub fn at(self) -> OffsetDateTime {
         let nanoseconds = i128::from(self.milliseconds) * 1_000_000;

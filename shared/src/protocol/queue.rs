@@ -103,7 +103,7 @@ impl ArchiveRecord {
         if *position == Position::BEGINNING || previous.is_some_and(|previous| *position <= previous) {
             return Err("its position does not follow on");
         }
-        if now + CLOCKS_APART < position.at() || !position.fits_store() {
+        if Position::of_time(now + CLOCKS_APART) < *position || !position.fits_store() {
             return Err("its position is in the future");
         }
         if LONGEST_NAME < event.from.name.chars().count() {
