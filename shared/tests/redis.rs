@@ -250,6 +250,7 @@ on_one_server_and_on_a_cluster! {
     a_room_leaves_redis_whole_when_nobody_has_used_it_for_long
     a_generation_begins_where_postgres_knows_more_than_the_log
     who_joins_alone_leaves_nothing_to_be_told
+    who_comes_to_a_new_room_at_the_same_time_has_nothing_to_read_again
     what_was_stored_and_the_log_lacks_was_forgotten
     a_log_that_has_skipped_something_had_lost_it
     what_postgres_has_elsewhere_is_taken_out_of_the_log
@@ -627,6 +628,17 @@ async fn who_joins_alone_leaves_nothing_to_be_told(mut store: Store) {
     store.settled(&ada(), "a=", known).await;
     assert!(!store.joined(&ada(), "a=", Resume::Newest).await.forgotten);
     assert!(!store.post(&ada(), "a=", "2", None).await.forgotten);
+}
+
+async fn who_comes_to_a_new_room_at_the_same_time_has_nothing_to_read_again(store: Store) {
+    let (at_ada, at_bob) = (ConnectionId::new("a="), ConnectionId::new("b="));
+    let first = store.joined(&ada(), at_ada.as_str(), Resume::Newest).await;
+    store.joined(&bob(), at_bob.as_str(), Resume::Newest).await;
+    store.redis.compare(&room(), &first.head, &NOTHING, &at_ada).await.expect("is compared");
+    for (who, connection) in [(ada(), &at_ada), (bob(), &at_bob)] {
+        let joined = store.joined(&who, connection.as_str(), Resume::Newest).await;
+        assert!(!joined.forgotten && !joined.head.disagrees_with(&Known { generations: 1, ..NOTHING }));
+    }
 }
 
 async fn what_was_stored_and_the_log_lacks_was_forgotten(store: Store) {

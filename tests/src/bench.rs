@@ -42,7 +42,7 @@ pub struct Stack {
     pub api: Api,
     // They end with the stack.
     postgres: Postgres,
-    _redis: Redis,
+    redis: Redis,
 }
 
 impl Stack {
@@ -74,7 +74,7 @@ impl Stack {
         }
         let aws = setup.start().await.context("the local AWS does not start")?;
         let api = Api::new(&aws.endpoints.http, Ledger::default());
-        Ok(Self { aws, api, postgres, _redis: redis })
+        Ok(Self { aws, api, postgres, redis })
     }
 
     /// Somebody who has just signed up.
@@ -88,6 +88,17 @@ impl Stack {
     /// Postgres does not answer.
     pub async fn database(&self) -> Result<PgConnection> {
         Ok(PgConnection::connect(&self.postgres.url(DATABASE)).await?)
+    }
+
+    /// How many events of a room Redis has.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn log_length(&self, room: &str) -> Result<u64> {
+        let client = redis::Client::open(self.redis.url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let log = format!("room:{{{room}}}:log");
+        Ok(redis::cmd("XLEN").arg(log).query_async(&mut connection).await?)
     }
 }
 
@@ -111,8 +122,8 @@ pub struct Report {
     pub rooms: Vec<room::RoomFigures>,
     /// Times from send to ack, by size of the room.
     pub acks: Vec<ack::AckFigures>,
-    /// How fast acknowledged events come to Postgres.
-    pub archive: Option<archive::ArchiveFigures>,
+    /// How fast acknowledged events come to Postgres, while the logs grow and while they are trimmed.
+    pub archive: Vec<archive::ArchiveFigures>,
     /// Reading pages of a long conversation, by place.
     pub pages: Vec<pages::PageFigures>,
     /// Resumes after many missed events, by store.

@@ -943,23 +943,20 @@ async fn delete_texts(
 ) -> Result<Vec<(RoomId, Settlement)>, Stopped> {
     let (rooms, messages): (Vec<String>, Vec<Uuid>) =
         deletions.iter().map(|(room, message)| (room.as_str().to_owned(), message.as_uuid())).unzip();
+    // Messages and edits apart: by one condition with "or" they are only found by reading all of the room.
     let rows = sqlx::query!(
-        // Two ways into the index, side by side: with an "or" between them Postgres would read the whole room.
-        r#"update messages m set text = null
-           from (
-             select e.room_id, e.event_id
-             from unnest($1::text[], $2::uuid[]) as d (room_id, message_id)
-             join messages e
-               on e.room_id = d.room_id and e.event_id = d.message_id and e.kind = 'message'
-             union all
-             select e.room_id, e.event_id
-             from unnest($1::text[], $2::uuid[]) as d (room_id, message_id)
-             join messages e
-               on e.room_id = d.room_id and e.target_id = d.message_id and e.kind = 'edited'
-           ) gone
-           where m.room_id = gone.room_id and m.event_id = gone.event_id
-           returning m.room_id as "room_id!", m.event_id as "event_id!", m.logged_as,
-                     m.position_ms as "position_ms!", m.position_n as "position_n!""#,
+        "update messages m set text = null
+         from (
+           select w.room_id, w.event_id
+           from unnest($1::text[], $2::uuid[]) as d (room_id, message_id)
+           join messages w on w.room_id = d.room_id and w.event_id = d.message_id and w.kind = 'message'
+           union
+           select e.room_id, e.event_id
+           from unnest($1::text[], $2::uuid[]) as d (room_id, message_id)
+           join messages e on e.room_id = d.room_id and e.target_id = d.message_id and e.kind = 'edited'
+         ) gone
+         where m.room_id = gone.room_id and m.event_id = gone.event_id
+         returning m.room_id, m.event_id, m.logged_as, m.position_ms, m.position_n",
         &rooms,
         &messages,
     )

@@ -4,6 +4,9 @@
 //! local AWS's queue at once, as after an hour without Postgres, and it is counted how fast they arrive. What counts is
 //! the time after the last was put in, so that the bench's own work is no part of it. Postgres does not wait for its
 //! disk here, as everywhere in the bench.
+//!
+//! Once the logs in Redis take everything, as in new rooms, and once nearly all has to be taken out of them again, as in
+//! rooms that have as much as they may.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +26,8 @@ const EVENTS: u64 = 10_000;
 const ROOMS: u64 = 8;
 /// Messages of one room that are under way at once.
 const UNDER_WAY: u64 = 4;
+/// How long the logs may be, in both cases.
+pub const HOT: [u64; 2] = [10_000, 100];
 /// How often is looked what has arrived.
 const GLANCE: Duration = Duration::from_millis(10);
 /// Nothing new for so long means that something is lost.
@@ -35,6 +40,10 @@ pub struct ArchiveFigures {
     pub events: u64,
     /// The rooms that they are of.
     pub rooms: u64,
+    /// `HISTORY_HOT`: how many events of a room may stay in Redis.
+    pub hot: u64,
+    /// How many did.
+    pub left_in_logs: u64,
     /// Events a second that came to Postgres.
     pub events_per_second: Spread,
     /// Calls of `archive` in a round.
@@ -47,17 +56,17 @@ pub struct ArchiveFigures {
     pub stored_while_filling: Spread,
 }
 
-/// Measures it. `progress` is told of every finished round.
+/// Measures one case. `progress` is told of every finished round.
 ///
 /// # Errors
 /// The stack does not start, or an event does not arrive.
-pub async fn measure(plan: &Plan, progress: impl Fn()) -> Result<ArchiveFigures> {
+pub async fn measure(plan: &Plan, hot: u64, progress: impl Fn()) -> Result<ArchiveFigures> {
     let (mut rates, mut counts, mut times) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut fills, mut early) = (Vec::new(), Vec::new());
+    let (mut fills, mut early, mut left) = (Vec::new(), Vec::new(), 0);
     for _ in 0..plan.rounds {
         let instant_queue = InstantQueue::start().await?;
         let functions = instant_queue.functions(&plan.functions)?;
-        let stack = Stack::start(functions.path()).await?;
+        let stack = Stack::start_with(functions.path(), &[("HISTORY_HOT", &hot.to_string())]).await?;
         let mut rooms = Vec::new();
         for _ in 0..ROOMS {
             rooms.push(Room::open(&stack, 1).await?);
@@ -81,7 +90,9 @@ pub async fn measure(plan: &Plan, progress: impl Fn()) -> Result<ArchiveFigures>
         let calls = calls(&stack, &route_of_archive());
         counts.push(calls.len() as f64);
         times.extend(calls);
+        left = 0;
         for room in rooms {
+            left += stack.log_length(room.id()).await?;
             room.close().await?.expect_whole()?;
         }
         stack.aws.stop().await?;
@@ -90,6 +101,8 @@ pub async fn measure(plan: &Plan, progress: impl Fn()) -> Result<ArchiveFigures>
     Ok(ArchiveFigures {
         events: EVENTS,
         rooms: ROOMS,
+        hot,
+        left_in_logs: left,
         events_per_second: Spread::of(&rates),
         calls: Spread::of(&counts),
         call: Times::of(&times),

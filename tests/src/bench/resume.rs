@@ -54,6 +54,9 @@ struct Away {
 pub async fn measure(plan: &Plan, progress: impl Fn()) -> Result<Vec<ResumeFigures>> {
     let in_redis = Away::miss(plan, &[]).await?;
     let in_postgres = Away::miss(plan, &[("HISTORY_HOT", COLD)]).await?;
+    let left = [in_redis.log_length().await?, in_postgres.log_length().await?];
+    // A tenth more than it should be is good enough for the archive.
+    ensure!(left[0] == EVENTS + 1 && left[1] <= 2, "of {EVENTS} events and one, Redis has {left:?}");
     let stores = [("Redis", in_redis), ("Postgres", in_postgres)];
     let mut pages = [0; 2];
     for _ in 0..WARM_UP {
@@ -112,6 +115,10 @@ impl Away {
         let id = room.id().to_owned();
         room.close().await?.expect_whole()?;
         Ok(Self { stack, reader, room: id, left_at, generation })
+    }
+
+    async fn log_length(&self) -> Result<u64> {
+        self.stack.log_length(&self.room).await
     }
 
     /// Comes back and reads everything: how long that took, and in how many pages.

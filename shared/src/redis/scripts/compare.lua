@@ -15,6 +15,8 @@ if not (unknown or before(head.last or '0-0', newest) or head.count < count) the
 
 local since = latest(unknown and (last_given(KEYS[2]) or '0-0') or head.since, newest)
 local others = redis.call('HLEN', KEYS[3]) - redis.call('HEXISTS', KEYS[3], ARGV[5])
+-- In a room that has just come to Redis all others are still waiting for the answer to their join.
+if redis.call('HDEL', KEYS[1], 'unread') == 1 then others = 0 end
 count = math.max(head.count, count) + 1
 begin_generation(KEYS[1], KEYS[2], ARGV[2], count, since, latest(head.last, newest), 0 < others)
 keep({KEYS[1], KEYS[2]}, ARGV[6])

@@ -17,8 +17,10 @@ if ARGV[6] ~= '*' and (access[2] or '') ~= ARGV[6] then return {'again'} end
 local head = check_head(KEYS[1], KEYS[2], ARGV[4])
 if not head then
   -- Whether the log is whole, only Postgres can tell, and it must be asked after this: what comes from now on is here.
-  local given = last_given(KEYS[2])
+  local given, before_me = last_given(KEYS[2]), redis.call('HLEN', KEYS[3])
   begin_generation(KEYS[1], KEYS[2], ARGV[4], 0, UNKNOWN, given, given)
+  -- Whoever joins until Postgres was asked is answered only then.
+  if before_me == 0 then redis.call('HSET', KEYS[1], 'unread', 1) end
   head = read_head(KEYS[1])
 end
 
