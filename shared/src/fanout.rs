@@ -31,6 +31,10 @@ const MOST_DETOURS: usize = 10_000;
 /// those who can be reached must not wait for those who cannot.
 const PATIENCE: Duration = Duration::from_millis(1_000);
 
+/// With the delays between them, more attempts than a connection can live to see. Each is a new message, which SQS would
+/// keep as long as the first one, should its age be wrong.
+const MOST_ATTEMPTS: u32 = 50;
+
 /// Tells a room: directly, or through the queue.
 pub struct FanOut {
     connections: Connections,
@@ -198,7 +202,10 @@ impl SlicePoster {
 }
 
 fn is_outdated(slice: &FanoutSlice, now_ms: u64) -> bool {
-    slice.made_at_ms + CONNECTION_LIFETIME_SECONDS * 1_000 < now_ms
+    if MOST_ATTEMPTS <= slice.attempt {
+        return true;
+    }
+    slice.made_at_ms.saturating_add(CONNECTION_LIFETIME_SECONDS * 1_000) < now_ms
 }
 
 /// The receivers that are not posted to directly for a while. It lives as long as the warm function.

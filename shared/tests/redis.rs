@@ -259,6 +259,7 @@ on_one_server_and_on_a_cluster! {
     a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live
     a_page_is_bounded_by_bytes_as_well_as_by_count
     a_user_with_two_connections_is_online_until_both_have_left
+    nobody_is_online_without_a_subscription_also_if_redis_has_taken_them
     a_member_who_is_removed_during_a_join_does_not_get_in
     nobody_gets_into_a_room_that_has_ended
     a_connection_that_is_forgotten_leaves_no_key_behind
@@ -784,6 +785,17 @@ async fn a_user_with_two_connections_is_online_until_both_have_left(store: Store
     assert_eq!(names().await, both);
     store.redis.forget_connection(&ConnectionId::new("a2="), ada().user).await.expect("is forgotten");
     assert_eq!(names().await, (vec!["Bob Smith".to_owned()], 1));
+}
+
+async fn nobody_is_online_without_a_subscription_also_if_redis_has_taken_them(mut store: Store) {
+    for (who, connection) in [(ada(), "a="), (bob(), "b=")] {
+        store.joined(&who, connection, Resume::Newest).await;
+    }
+    let _: u64 = store.query(&["DEL", "room:{general}:subscribers"]).await;
+    assert_eq!(store.joined(&ada(), "a=", Resume::Newest).await.online, 1);
+    assert_eq!(store.joined(&bob(), "b=", Resume::Newest).await.online, 2);
+    store.redis.leave(&room(), &ConnectionId::new("b=")).await.expect("leaves");
+    assert_eq!(store.redis.online(&room()).await.expect("answers").1, 1);
 }
 
 async fn a_member_who_is_removed_during_a_join_does_not_get_in(store: Store) {

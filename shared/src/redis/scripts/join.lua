@@ -25,6 +25,8 @@ if not head then
 end
 
 sweep(KEYS[1], KEYS[3], KEYS[4], ARGV[5], ARGV[12], ARGV[13])
+-- Redis short of memory may have taken the one key and left the other: who has no subscription is not online.
+if redis.call('EXISTS', KEYS[3]) == 0 then redis.call('UNLINK', KEYS[4]) end
 local now = redis.call('TIME')[1]
 if redis.call('HSET', KEYS[3], ARGV[1], ARGV[2] .. ' ' .. now) == 1 then
   local count = string.match(redis.call('HGET', KEYS[4], ARGV[2]) or '', '^(%d+) ') or 0
