@@ -254,6 +254,7 @@ on_one_server_and_on_a_cluster! {
     what_was_stored_and_the_log_lacks_was_forgotten
     a_log_that_has_skipped_something_had_lost_it
     what_postgres_has_elsewhere_is_taken_out_of_the_log
+    a_client_that_uses_ids_again_does_not_make_its_room_read_again_all_the_time
     what_is_trimmed_is_read_from_postgres_from_then_on
     what_is_stored_of_a_room_that_is_not_there_is_told
     a_connection_whose_end_nobody_told_is_online_no_longer_than_it_can_live
@@ -575,6 +576,11 @@ impl Store {
         self.redis.settle(&room(), &StoredRoom { known, lost: None, events }).await.expect("is settled")
     }
 
+    async fn now(&mut self) -> u64 {
+        let (seconds, _): (u64, u64) = self.query(&["TIME"]).await;
+        seconds
+    }
+
     async fn events(&self) -> Vec<String> {
         let page = self.redis.page(&room(), Cursor::Newest, 50).await.expect("is read");
         texts(&page.events).into_iter().map(str::to_owned).collect()
@@ -646,15 +652,18 @@ async fn what_was_stored_and_the_log_lacks_was_forgotten(store: Store) {
     let start = store.settled(&ada(), "a=", NOTHING).await;
     let known = Known { generations: 1, ..NOTHING };
     let posted = store.post(&ada(), "a=", "1", None).await.position;
-    assert_eq!(store.settle(known, vec![stored(&ada(), "1", posted)]).await, Settled::Agrees { length: 1 });
+    assert_eq!(
+        store.settle(known, vec![stored(&ada(), "1", posted)]).await,
+        Settled::Agrees { length: 1, waits: false }
+    );
 
     // Its text is deleted: nobody has to find it.
     let deleted = Settlement { gone: true, ..stored(&ada(), "2", position(5)) };
-    assert_eq!(store.settle(known, vec![deleted]).await, Settled::Agrees { length: 1 });
+    assert_eq!(store.settle(known, vec![deleted]).await, Settled::Agrees { length: 1, waits: false });
 
     let lost = position(milliseconds(posted) + 1_000_000);
     let settled = store.settle(known, vec![stored(&ada(), "2", lost), stored(&ada(), "1", posted)]).await;
-    let Settled::Begun { length: 1, generation, generations: 2 } = settled else { panic!("{settled:?}") };
+    let Settled::Begun { length: 1, generation, generations: 2, .. } = settled else { panic!("{settled:?}") };
     assert_ne!(generation, start.head.generation);
     let joined = store.joined(&bob(), "b=", Resume::Newest).await;
     assert!(joined.forgotten, "the subscribers have to be told");
@@ -663,7 +672,7 @@ async fn what_was_stored_and_the_log_lacks_was_forgotten(store: Store) {
     // It has been looked for: up to `since` Postgres is read as well.
     let known = Known { newest: lost, generations: 2 };
     let again = Settlement { unsettled: false, ..stored(&ada(), "2", lost) };
-    assert_eq!(store.settle(known, vec![again]).await, Settled::Agrees { length: 1 });
+    assert_eq!(store.settle(known, vec![again]).await, Settled::Agrees { length: 1, waits: false });
     // But who stored it may have died before looking.
     assert!(matches!(store.settle(known, vec![stored(&ada(), "2", lost)]).await, Settled::Begun { .. }));
 }
@@ -679,7 +688,7 @@ async fn a_log_that_has_skipped_something_had_lost_it(store: Store) {
     assert_eq!(store.joined(&ada(), "a=", Resume::Newest).await.head.since, position(5));
     let known = Known { newest: posted, generations: 2 };
     let settled = store.redis.settle(&room(), &StoredRoom { known, ..skipped }).await.expect("is settled");
-    assert_eq!(settled, Settled::Agrees { length: 1 }, "a repeat finds nothing new");
+    assert_eq!(settled, Settled::Agrees { length: 1, waits: false }, "a repeat finds nothing new");
 }
 
 async fn what_postgres_has_elsewhere_is_taken_out_of_the_log(store: Store) {
@@ -705,6 +714,24 @@ async fn what_postgres_has_elsewhere_is_taken_out_of_the_log(store: Store) {
 
     let deleted = Settlement { gone: true, ..stored(&ada(), "1", first) };
     store.settle(known, vec![deleted]).await;
+    assert!(store.events().await.is_empty());
+}
+
+async fn a_client_that_uses_ids_again_does_not_make_its_room_read_again_all_the_time(mut store: Store) {
+    store.settled(&ada(), "a=", NOTHING).await;
+    let known = Known { generations: 1, ..NOTHING };
+    let renamed = async |id: &str| {
+        let place = store.post(&ada(), "a=", id, None).await.position;
+        Settlement { stored: message(&bob(), id, id).event, ..stored(&ada(), id, place) }
+    };
+    let (first, second) = (renamed("1").await, renamed("2").await);
+    assert!(matches!(store.settle(known, vec![first]).await, Settled::Begun { waits: false, .. }));
+    let known = Known { generations: 2, ..NOTHING };
+    let settled = store.settle(known, vec![second.clone()]).await;
+    assert_eq!(settled, Settled::Agrees { length: 1, waits: true }, "it comes again");
+    let minute_ago = store.now().await - 60;
+    let _: u64 = store.query(&["HSET", "room:{general}:head", "renamed", &minute_ago.to_string()]).await;
+    assert!(matches!(store.settle(known, vec![second]).await, Settled::Begun { waits: false, .. }));
     assert!(store.events().await.is_empty());
 }
 

@@ -165,20 +165,19 @@ async fn settle<'a>(
             true => settle_room(app, &room, &stored).await,
             false => Err(Error::unavailable("comparing a room", "others have taken too long")),
         };
-        settled.err().map(|error| (room, error))
+        (room, settled)
     });
-    for (room, error) in
-        rooms.buffer_unordered(WIDTH).filter_map(async |failed| failed).collect::<Vec<_>>().await
-    {
-        access.log_cause(&error);
-        let of_room = arrived.iter().filter(|arrived| arrived.arrival.record.room == room);
+    for (room, settled) in rooms.buffer_unordered(WIDTH).collect::<Vec<_>>().await {
+        let waits = settled.inspect_err(|error| access.log_cause(error)).unwrap_or(true);
+        let of_room = arrived.iter().filter(|arrived| waits && arrived.arrival.record.room == room);
         again.extend(of_room.map(|arrived| arrived.message.id.as_str()));
     }
     again
 }
 
-async fn settle_room(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<()> {
-    let length = compare(app, room, stored).await?;
+/// Answers whether the room's events have to come again.
+async fn settle_room(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<bool> {
+    let Compared { length, waits } = compare(app, room, stored).await?;
     // A tenth more than hot is soon said to be about as much, and not every batch has to trim.
     if app.hot + app.hot.div_ceil(10) < length
         && let Err(error) = trim::trim(app, room, length - app.hot).await
@@ -186,20 +185,28 @@ async fn settle_room(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<()
         // The records are done all the same, and the next batch trims.
         tracing::warn!(room.id = %room, cause = error.cause_chain(), "a log could not be trimmed");
     }
-    Ok(())
+    Ok(waits)
 }
 
-/// Compares what was stored with the log. Answers how many entries the log has.
-async fn compare(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<usize> {
+/// What is to be done after a comparison.
+struct Compared {
+    /// How many entries the log has.
+    length: usize,
+    /// Some events have to come again.
+    waits: bool,
+}
+
+/// Compares what was stored with the log, and tells its readers what came of it.
+async fn compare(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<Compared> {
     match app.redis.settle(room, stored).await? {
-        Settled::Agrees { length } => Ok(length),
+        Settled::Agrees { length, waits } => Ok(Compared { length, waits }),
         Settled::Absent { generations } => {
             if stored.known.generations < generations {
                 app.postgres.remember(room, generations).await?;
             }
-            Ok(0)
+            Ok(Compared { length: 0, waits: false })
         }
-        Settled::Begun { length, generation, generations } => {
+        Settled::Begun { length, waits, generation, generations } => {
             // First, for Redis may forget it again.
             app.postgres.remember(room, generations).await?;
             resync::tell(
@@ -211,7 +218,7 @@ async fn compare(app: &App, room: &RoomId, stored: &StoredRoom) -> Result<usize>
                 Instant::now() + RESYNC_BUDGET,
             )
             .await;
-            Ok(length)
+            Ok(Compared { length, waits })
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::{
 /// for both together.
 const MOST_SETTLED: usize = MOST_ARGUMENTS / 8;
 
+/// How often a room may have to read again only because somebody uses ids again.
+const RENAMED_PAUSE_SECONDS: u64 = 60;
+
 /// What came of a comparison of a room's head with what Postgres knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compared {
@@ -44,16 +47,40 @@ pub enum Settled {
     Agrees {
         /// How many entries the log has.
         length: usize,
+        /// Some events have to come again.
+        waits: bool,
     },
     /// Redis had forgotten something, and a generation has begun.
     Begun {
         /// How many entries the log has.
         length: usize,
+        /// Some events have to come again.
+        waits: bool,
         /// The generation.
         generation: Generation,
         /// How many there have been.
         generations: u64,
     },
+}
+
+impl Settled {
+    /// What came of both parts of a comparison. One that has begun a generation is not outdone by one that has not.
+    fn and(self, next: Self) -> Self {
+        let is_waiting = self.waits() || next.waits();
+        let mut both = match (self, next) {
+            (begun @ Self::Begun { .. }, Self::Agrees { .. }) => begun,
+            (_, next) => next,
+        };
+        if let Self::Agrees { waits, .. } | Self::Begun { waits, .. } = &mut both {
+            *waits = is_waiting;
+        }
+        both
+    }
+
+    /// Whether some events have to come again.
+    fn waits(&self) -> bool {
+        matches!(self, Self::Agrees { waits: true, .. } | Self::Begun { waits: true, .. })
+    }
 }
 
 /// An entry of a log.
@@ -115,10 +142,7 @@ impl Redis {
         let mut settled = self.settle_part(room, stored, parts.next().unwrap_or_default()).await?;
         for part in parts {
             let next = self.settle_part(room, stored, part).await?;
-            // One that has begun a generation is not outdone by one that has not.
-            if !matches!((&settled, &next), (Settled::Begun { .. }, Settled::Agrees { .. })) {
-                settled = next;
-            }
+            settled = settled.and(next);
         }
         Ok(settled)
     }
@@ -138,7 +162,8 @@ impl Redis {
             .arg(lost.map_or(String::new(), |lost| lost.to_string()))
             .arg(known.newest.to_string())
             .arg(known.generations)
-            .arg(self.room_lifetime_seconds);
+            .arg(self.room_lifetime_seconds)
+            .arg(RENAMED_PAUSE_SECONDS);
         let call = events.iter().fold(call, |call, event| {
             let Settlement { logged, stored, position, places, gone, unsettled } = event;
             let places: Vec<_> = places.iter().map(Position::to_string).collect();
@@ -153,9 +178,10 @@ impl Redis {
         let mut answer = Answer::new(answer, OPERATION);
         Ok(match answer.next::<String>()?.as_str() {
             "absent" => Settled::Absent { generations: answer.next()? },
-            "agrees" => Settled::Agrees { length: answer.next()? },
+            "agrees" => Settled::Agrees { length: answer.next()?, waits: answer.flag()? },
             _ => Settled::Begun {
                 length: answer.next()?,
+                waits: answer.flag()?,
                 generation: Generation::from_store(answer.next()?),
                 generations: answer.next()?,
             },

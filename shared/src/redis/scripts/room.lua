@@ -2,7 +2,7 @@
 --
 -- head          hash   generation, count (of generations so far), last (position), since (position), subscribers
 --                      (version), access (version), resync (a generation that subscribers have not been told of), unread
---                      (nobody has had an answer of this generation), swept (Unix seconds), ended
+--                      (nobody has had an answer of this generation), renamed, swept (Unix seconds), ended
 -- log           stream entries: p the position before ('' for the first), e the event's body as JSON
 -- subscribers   hash   connection -> '<user> <since, Unix seconds>'
 -- online        hash   user -> '<connections> <name>'
