@@ -7,7 +7,6 @@
 
 mod actions;
 mod frame;
-mod resync;
 mod subscribers;
 
 use std::{num::NonZeroU32, time::Duration};

@@ -12,9 +12,10 @@ use shared::{
         frames::{Keep, Reply, cut_to_size},
     },
     redis::{Compared, JoinOutcome, Joined, Resume},
+    resync,
 };
 
-use crate::{App, Speaker, resync::tell_others_if};
+use crate::{App, Speaker};
 
 /// How often a join looks again because members are being removed, or generations begin, at the same moment. A room that is
 /// new in Redis takes two.
@@ -47,10 +48,12 @@ impl Join {
             app.redis.forget_connection(connection, identity.user).await?;
             return Err(Error::session_ended());
         }
-        // Whoever joins learns of the generation by the answer.
-        let deadline = app.connections.deadline();
-        tell_others_if(joined.forgotten, app, &self.room, &joined.head.generation, connection, deadline)
-            .await;
+        if joined.forgotten {
+            // Whoever joins learns of the generation by the answer.
+            let (generation, deadline) = (&joined.head.generation, app.fan_out.deadline());
+            let App { redis, postgres, fan_out, .. } = app;
+            resync::tell_others(redis, postgres, fan_out, &self.room, generation, connection, deadline).await;
+        }
         self.reply(app, joined).await
     }
 

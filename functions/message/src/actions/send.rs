@@ -13,10 +13,11 @@ use shared::{
         queue::ArchiveRecord,
     },
     redis::{Posted, Subscriber},
+    resync,
 };
 use tokio::join;
 
-use crate::{App, Speaker, resync::tell_if};
+use crate::{App, Speaker};
 
 #[derive(Debug)]
 pub(crate) struct Send {
@@ -64,7 +65,9 @@ impl Send {
         let record = ArchiveRecord { room: room.clone(), position, previous, event: archived };
         let deadline = app.fan_out.deadline();
         let push = async {
-            tell_if(forgotten, app, &room, &generation, deadline).await;
+            if forgotten {
+                resync::tell(&app.redis, &app.postgres, &app.fan_out, &room, &generation, deadline).await;
+            }
             // A repeat is pushed again: the first time may have died before its pushes. Clients drop what they have.
             let Some(body) = pushed else { return Ok(()) };
             let logged = Event::new(room.clone(), position, previous, body);
