@@ -513,6 +513,17 @@ struct Row {
     before: Option<Position>,
 }
 
+impl Row {
+    /// The message whose deletion takes this row's text away; none if the row is not new, or has no text.
+    fn message_with_text(&self, arrivals: &[Arrival]) -> Option<EventId> {
+        match arrivals[self.made_of?].record.event.content {
+            Content::Message { .. } => Some(self.stored),
+            Content::Edited { target, .. } => Some(target),
+            Content::Deleted { .. } | Content::Reacted { .. } => None,
+        }
+    }
+}
+
 /// Events of rooms that are locked.
 struct Batch<'a> {
     arrivals: &'a [Arrival],
@@ -579,20 +590,11 @@ impl<'a> Batch<'a> {
 
     /// What is new and was deleted before it came has no text.
     async fn find_deleted(&mut self, connection: &mut PgConnection) -> Result<(), Stopped> {
-        let texts: Vec<(RoomId, Uuid)> = self
-            .all_rows()
-            .filter_map(|(room, _, row)| {
-                let record = self.record(row.made_of?);
-                let message = match record.event.content {
-                    Content::Message { .. } => row.stored,
-                    Content::Edited { target, .. } => target,
-                    Content::Deleted { .. } | Content::Reacted { .. } => return None,
-                };
-                Some((room.clone(), message.as_uuid()))
-            })
-            .collect();
-        let (rooms, messages): (Vec<String>, Vec<Uuid>) =
-            texts.into_iter().map(|(room, message)| (room.as_str().to_owned(), message)).unzip();
+        let arrivals = self.arrivals;
+        let texts = self.all_rows().filter_map(|(room, _, row)| {
+            Some((room.as_str().to_owned(), row.message_with_text(arrivals)?.as_uuid()))
+        });
+        let (rooms, messages): (Vec<String>, Vec<Uuid>) = texts.unzip();
         let deleted = sqlx::query!(
             r#"select m.room_id, m.target_id as "target_id!"
                from unnest($1::text[], $2::uuid[]) as t (room_id, message_id)
@@ -607,16 +609,10 @@ impl<'a> Batch<'a> {
             .map(|row| (RoomId::from_store(row.room_id), EventId::from_store(row.target_id)))
             .collect();
         deleted.extend(self.deletions());
-        let arrivals = self.arrivals;
         for ((room, _), rows) in &mut self.rows {
-            for row in rows.iter_mut() {
-                let Some(index) = row.made_of else { continue };
-                let message = match arrivals[index].record.event.content {
-                    Content::Message { .. } => row.stored,
-                    Content::Edited { target, .. } => target,
-                    Content::Deleted { .. } | Content::Reacted { .. } => continue,
-                };
-                row.gone = deleted.contains(&(room.clone(), message));
+            for row in rows {
+                let message = row.message_with_text(arrivals);
+                row.gone |= message.is_some_and(|message| deleted.contains(&(room.clone(), message)));
             }
         }
         Ok(())
